@@ -1,0 +1,273 @@
+"""The Kafka edges that more than one room uses: client configuration, partitioner, reachability, compacted reads.
+
+Sources: librdkafka CONFIGURATION.md; KIP-98 (transactions); Kafka's DefaultPartitioner (murmur2).
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, cast
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
+
+from contract.errors import RefusedError, UnreachableError
+from contract.settings import Kafka, Settings
+from contract.topics import TOPICS
+
+PARTITIONER = "murmur2_random"  # Java's; librdkafka's default is CRC32 and would break co-partitioning
+MAX_DEAD_LETTER_BYTES = 900_000  # original bytes kept, so that headers still fit below the broker's 1 MiB
+MAX_HEADER_BYTES = 40_000  # likewise of keys and of headers that came along
+METADATA_MAX_CHARS = 4_095
+END_OF_PARTITION = KafkaError._PARTITION_EOF  # noqa: SLF001  (no public name for it)
+
+
+class DeadLetter(NamedTuple):
+    """What is written to a DLQ."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+
+
+def client_config(kafka: Kafka) -> dict[str, Any]:
+    """Librdkafka settings shared by every client of ours."""
+    config: dict[str, Any] = {
+        "bootstrap.servers": kafka.bootstrap_servers,
+        "security.protocol": kafka.security_protocol,
+        "log_level": 3,
+        "socket.keepalive.enable": True,
+        "reconnect.backoff.max.ms": 1_000,
+    }
+    optional = {
+        "sasl.mechanism": kafka.sasl_mechanism,
+        "sasl.username": kafka.sasl_username,
+        "sasl.password": kafka.sasl_password and kafka.sasl_password.get_secret_value(),
+        "ssl.ca.location": kafka.ssl_ca_location and str(kafka.ssl_ca_location),
+        "ssl.certificate.location": kafka.ssl_certificate_location and str(kafka.ssl_certificate_location),
+        "ssl.key.location": kafka.ssl_key_location and str(kafka.ssl_key_location),
+        "ssl.key.password": kafka.ssl_key_password and kafka.ssl_key_password.get_secret_value(),
+    }
+    return config | {name: value for name, value in optional.items() if value}
+
+
+def producer(kafka: Kafka, **more: Any) -> Producer:
+    """Idempotent producer that places keys as Java clients do; dots in names are written as underscores."""
+    config = {"partitioner": PARTITIONER, "linger.ms": 5, "enable.idempotence": True, "compression.type": "lz4"}
+    return Producer(client_config(kafka) | config | _dotted(more))
+
+
+def consumer(kafka: Kafka, group: str, **more: Any) -> Consumer:
+    """Build a consumer that sees only committed transactions and commits nothing by itself."""
+    config = {
+        "group.id": group,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "earliest",
+        "isolation.level": "read_committed",
+        "partition.assignment.strategy": "range",
+        "fetch.queue.backoff.ms": 5,  # the default of one second stalls a fast loop
+        "enable.partition.eof": True,
+    }
+    return Consumer(client_config(kafka) | config | _dotted(more))
+
+
+def admin(kafka: Kafka) -> AdminClient:
+    """Build an admin client."""
+    return AdminClient(client_config(kafka))
+
+
+def reach(kafka: Kafka) -> AdminClient:
+    """Return an admin client of a broker that answers.
+
+    Raises UnreachableError within `reach_timeout_ms`, naming what to check.
+    """
+    client = admin(kafka)
+    try:
+        client.list_topics(timeout=kafka.reach_timeout_ms / 1000)
+    except KafkaException as error:
+        raise UnreachableError(
+            f"Kafka at {kafka.bootstrap_servers} does not answer within {kafka.reach_timeout_ms} ms "
+            f"({error.args[0].name()}): check that it runs (`headrace up`), "
+            "--bootstrap-server and kafka.security_protocol"
+        ) from None
+    return client
+
+
+def partition_counts(client: AdminClient) -> dict[str, int]:
+    """Partition count of every topic of the cluster."""
+    return {name: len(topic.partitions) for name, topic in client.list_topics(timeout=10).topics.items()}
+
+
+def create_topics(settings: Settings) -> list[str]:
+    """Create the topics of this namespace that do not exist yet; give back the new ones.
+
+    Existing topics are left as they are. `exposures`, `clicks`, `ranking-drops`, `users` and what is numbered
+    like them must have one partition count: RefusedError names both counts and the ways out.
+    """
+    client = reach(settings.kafka)
+    counts = partition_counts(client)
+    names = settings.names
+    co_partitioned = ("exposures", "clicks", "ranking-drops", "users")
+    found = {names.topic(t): counts[names.topic(t)] for t in co_partitioned if names.topic(t) in counts}
+    if len(set(found.values())) > 1:
+        raise RefusedError(
+            f"these topics must have the same number of partitions, or clicks never meet their exposures: {found}; "
+            "create the smaller ones anew with the larger count, or name other topics with topic_prefix"
+        )
+    inputs = next(iter(found.values()), settings.kafka.partitions)
+    wanted = []
+    for topic in TOPICS:
+        name = names.topic(topic.name)
+        if name not in counts:
+            config = {"message.timestamp.type": "LogAppendTime"}
+            if topic.compacted:
+                config |= {"cleanup.policy": "compact", "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.1"}
+            count = inputs if topic.partitions == "inputs" else 1
+            wanted.append(NewTopic(name, count, settings.kafka.replication_factor, config=config))
+        elif (
+            topic.kind == "derived"
+            and topic.partitions == "inputs"
+            and topic.name != "catalogue"
+            and counts[name] != inputs
+        ):
+            raise RefusedError(
+                f"{name} has {counts[name]} partitions and the raw topics have {inputs}: "
+                "a changed count moves keys; start a new namespace (--namespace NAME) that replays the raw topics"
+            )
+    made = []
+    for name, future in client.create_topics(wanted, operation_timeout=10).items() if wanted else ():
+        try:
+            future.result(30)
+            made.append(name)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+    return made
+
+
+def retention_ms(client: AdminClient, topic: str) -> int | None:
+    """Retention of a topic in milliseconds; None: for ever."""
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    value = int(client.describe_configs([resource])[resource].result(10)["retention.ms"].value)
+    return None if value < 0 else value
+
+
+def end_offsets(
+    client: AdminClient, partitions: list[TopicPartition], *, committed: bool = False
+) -> dict[tuple[str, int], int]:
+    """End of each partition: the high watermark, or with `committed` the last stable offset."""
+    level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
+    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    asked = {TopicPartition(p.topic, p.partition): latest for p in partitions}
+    if not asked:
+        return {}
+    answers = client.list_offsets(asked, isolation_level=level, request_timeout=10)
+    return {(p.topic, p.partition): future.result(10).offset for p, future in answers.items()}
+
+
+def read_to_end(
+    kafka: Kafka, topic: str, partitions: list[int], *, start: int = OFFSET_BEGINNING, patience_s: float = 60.0
+) -> Iterator[Message]:
+    """Every committed record of some partitions, up to the high watermark seen at the call.
+
+    Waits for open transactions below that mark (`patience_s` at most without progress, then UnreachableError).
+    """
+    ends = end_offsets(admin(kafka), [TopicPartition(topic, p) for p in partitions])
+    reader = consumer(kafka, "headrace-read", **{"queued.min.messages": 100_000})
+    try:
+        reader.assign([TopicPartition(topic, p, start) for p in partitions])
+        open_ends = {p: ends[(topic, p)] for p in partitions if ends[(topic, p)] > 0}
+        last_news = time.monotonic()
+        while open_ends:
+            for message in reader.consume(10_000, 0.2):
+                error = message.error()
+                if error is None:
+                    last_news = time.monotonic()
+                    if cast("int", message.offset()) < ends[(topic, cast("int", message.partition()))]:
+                        yield message
+                elif error.code() != END_OF_PARTITION:
+                    raise KafkaException(error)
+            for at in reader.position([TopicPartition(topic, p) for p in open_ends]):
+                if at.offset >= open_ends[at.partition]:
+                    del open_ends[at.partition]
+            if open_ends and time.monotonic() - last_news > patience_s:
+                raise UnreachableError(f"{topic} gives nothing below its end {open_ends}: is a transaction hanging?")
+    finally:
+        reader.close()
+
+
+def produce(target: Producer, topic: str, value: bytes | None, key: bytes | None, **more: Any) -> None:
+    """Produce, waiting while the local queue is full."""
+    while True:
+        try:
+            target.produce(topic, value, key, **more)
+        except BufferError:
+            target.poll(0.05)
+        else:
+            return
+
+
+def murmur2(data: bytes) -> int:
+    """Kafka's 32-bit murmur2 of a key, made positive as its partitioner does."""
+    mask, m, length = 0xFFFFFFFF, 0x5BD1E995, len(data)
+    h = (0x9747B28C ^ length) & mask
+    for i in range(0, length - 3, 4):
+        k = (int.from_bytes(data[i : i + 4], "little") * m) & mask
+        k = ((k ^ (k >> 24)) * m) & mask
+        h = ((h * m) & mask) ^ k
+    rest = data[length & ~3 :]
+    if rest:
+        h = ((h ^ int.from_bytes(rest, "little")) * m) & mask
+    h = ((h ^ (h >> 13)) * m) & mask
+    return (h ^ (h >> 15)) & 0x7FFFFFFF
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """Partition that Kafka's default partitioner gives a key."""
+    return murmur2(key) % partitions
+
+
+def dead_letter(message: Message, reason: str, text: str, stage: str) -> DeadLetter:
+    """Key, value and headers of a dead letter: the original bytes, and Kafka Connect's header names (KIP-298).
+
+    The original's own headers are kept. What would not fit below the broker's default limit of 1 MiB is cut, and a
+    `headrace.cut.*` header says how long it was.
+    """
+    key, value = _bytes(message.key()), _bytes(message.value())
+    came = cast("list[tuple[str, bytes | None]]", message.headers() or [])
+    headers = [(k, _bytes(v) or b"") for k, v in came if not k.startswith("__connect.errors.")]
+    if sum(len(k) + len(v) for k, v in headers) > MAX_HEADER_BYTES:
+        headers = [("headrace.cut.headers", str(len(headers)).encode())]
+    about = {
+        "topic": message.topic() or "",
+        "partition": str(message.partition()),
+        "offset": str(message.offset()),
+        "exception.class.name": reason,
+        "exception.message": text[:1_000],
+        "stage": stage,
+    }
+    headers += [(f"__connect.errors.{name}", said.encode("utf-8", "replace")) for name, said in about.items()]
+    if key is not None and len(key) > MAX_HEADER_BYTES:
+        headers.append(("headrace.cut.key", str(len(key)).encode()))
+        key = key[:MAX_HEADER_BYTES]
+    if value is not None and len(value) > MAX_DEAD_LETTER_BYTES:
+        headers.append(("headrace.cut.value", str(len(value)).encode()))
+        value = value[:MAX_DEAD_LETTER_BYTES]
+    return DeadLetter(key, value, headers)
+
+
+def _bytes(value: str | bytes | None) -> bytes | None:
+    return value.encode() if isinstance(value, str) else value
+
+
+def _dotted(more: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.replace("_", "."): value for name, value in more.items()}

@@ -1,0 +1,28 @@
+"""One canonical logfmt line per batch, step window and version; secrets never."""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+
+def set_up(role: str, level: str = "info") -> None:
+    """Send structlog's lines to standard error as logfmt with a timestamp and the role."""
+    structlog.contextvars.bind_contextvars(role=role)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
+            structlog.processors.format_exc_info,
+            structlog.processors.LogfmtRenderer(key_order=["ts", "level", "role", "event"], bool_as_flag=False),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def get() -> Any:
+    """Give the logger: `get().info("applied", version=42, seq=7)`."""
+    return structlog.get_logger()

@@ -1,0 +1,343 @@
+"""Settings: defaults < the local stack that `headrace up` recorded < HEADRACE_... environment < flags.
+
+Every field has a unit in its name where it has one, a bound, and one line of help. Edges unpack settings; cores take
+plain arguments. Nested names are joined by a dot in flags (`--set join.window_ms=60000`) and by two underscores in the
+environment (`HEADRACE_JOIN__WINDOW_MS=60000`). Contradictions are refused at start, all at once.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+from zoneinfo import available_timezones
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from contract.errors import SettingsError
+from contract.topics import Names
+
+Port = Annotated[int, Field(ge=1, le=65_535)]
+NAME = r"^[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?$"
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Kafka(_Group):
+    """How to reach Kafka; the rest passes through to librdkafka."""
+
+    bootstrap_servers: str = Field("127.0.0.1:9092", min_length=1, description="host:port, comma separated")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="as in any Kafka client"
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
+        None, description="SASL mechanism"
+    )
+    sasl_username: str | None = Field(None, description="SASL user")
+    sasl_password: SecretStr | None = Field(None, description="SASL password; never printed")
+    ssl_ca_location: Path | None = Field(None, description="file with the CA certificates")
+    ssl_certificate_location: Path | None = Field(None, description="client certificate, PEM")
+    ssl_key_location: Path | None = Field(None, description="client key, PEM")
+    ssl_key_password: SecretStr | None = Field(None, description="password of the client key; never printed")
+    partitions: int = Field(4, ge=1, le=1_000, description="partitions of topics that headrace creates")
+    replication_factor: int = Field(1, ge=1, le=9, description="replicas of topics that headrace creates")
+    reach_timeout_ms: int = Field(
+        5_000, ge=100, le=60_000, description="how long to look for a broker before saying so"
+    )
+
+
+class Redis(_Group):
+    """How to reach Redis (or Valkey)."""
+
+    url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="redis:// or rediss:// (TLS) with user and password; masked when printed",
+    )
+    ca_location: Path | None = Field(None, description="file with the CA certificates for rediss://")
+    cluster: bool = Field(False, description="the URL names a node of a Redis Cluster")  # noqa: FBT003
+    timeout_ms: int = Field(2_000, ge=50, le=60_000, description="socket timeout of one call")
+
+
+class Join(_Group):
+    """The join's rules (JOIN.md), in event time unless said otherwise."""
+
+    mode: Literal["exposures", "clicks-only"] = Field(
+        "exposures", description="clicks-only: every click is a sample at once (news, ratings)"
+    )
+    window_ms: int = Field(
+        1_800_000, ge=1, le=7 * 86_400_000, description="a click matches an exposure at most this much older"
+    )
+    lateness_ms: int = Field(300_000, ge=0, le=86_400_000, description="how far out of order a partition may be")
+    max_skew_ms: int = Field(120_000, ge=0, le=43_200_000, description="how far ahead of its arrival an event may be")
+    idle_timeout_ms: int = Field(
+        10_000, ge=100, le=3_600_000, description="wall time after which a silent input holds nobody up"
+    )
+    max_ahead_ms: int = Field(
+        600_000, ge=0, le=86_400_000, description="catching up: pause the input this much ahead of the other"
+    )
+
+
+class History(_Group):
+    """What a user's history holds."""
+
+    length: int = Field(20, ge=1, le=200, description="clicks of a sample's history (L); the ring keeps 4 L")
+    shown_exposures: int = Field(20, ge=0, le=200, description="last exposures kept for exclude_seen=shown")
+
+
+class PopularityCounts(_Group):
+    """Counts of the `popularity` topic."""
+
+    half_life_ms: int = Field(86_400_000, ge=1_000, description="half-life of decayed counts, event time")
+
+
+class Streams(_Group):
+    """The streams role."""
+
+    port: Port = Field(6066, description="web port: /healthz /metrics /lag")
+    batch_records: int = Field(5_000, ge=1, le=100_000, description="records taken from Kafka at once")
+    commit_interval_ms: int = Field(250, ge=10, le=10_000, description="wall time between transactions")
+    transaction_timeout_ms: int = Field(
+        10_000, ge=1_000, le=900_000, description="the broker aborts a transaction older than this"
+    )
+    session_timeout_ms: int = Field(10_000, ge=6_000, le=1_800_000, description="group session time-out")
+
+
+class Model(_Group):
+    """Shape of the two towers and of the score."""
+
+    dim: int = Field(32, ge=4, le=512, description="width of rows and vectors (D)")
+    hidden: int = Field(0, ge=0, le=1_024, description="width of a hidden layer beside the linear one; 0: none")
+    temperature: float = Field(0.2, gt=0, le=10, description="tau: the softmax sees cos / tau")
+    history_decays: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        [0.6, 0.9], min_length=1, max_length=4, description="weight of the k-th newest click is decay ** k, a bag each"
+    )
+    correction: Literal["prior", "logq", "none"] = Field(
+        "prior",
+        description="prior: cos/tau + beta log(count + epsilon) served; logq: cos/tau - log q in the loss, cosine served",
+    )
+    prior_weight: float = Field(1.0, ge=0, le=10, description="beta")
+    prior_epsilon: float = Field(0.5, gt=0, le=1_000, description="epsilon")
+    prior_half_life_clicks: float = Field(5_000, ge=1, description="half-life of the prior's counts, in clicks")
+
+
+class Train(_Group):
+    """Incremental training."""
+
+    port: Port = Field(6067, description="web port: /healthz /metrics")
+    batch: int = Field(256, ge=2, le=65_536, description="samples of one step (B)")
+    max_wait_ms: int = Field(1_000, ge=10, description="wall time after which a partial batch is learned")
+    learning_rate: float = Field(0.1, gt=0, le=10, description="row-wise Adagrad, full update")
+    incremental_rate: float = Field(0.3, ge=0, le=10, description="factor on the learning rate between full updates")
+    user_rate: float = Field(0.05, ge=0, le=10, description="factor on the learning rate for user-ID rows")
+    negatives: int = Field(
+        256, ge=0, le=65_536, description="drawn negatives of one step, p proportional to clicks^0.75"
+    )
+    hard_share: float = Field(
+        0.5, ge=0, le=1, description="share of the negatives taken from ranking-drops, where there are any"
+    )
+    hot_item_keep_clicks: float = Field(
+        0, ge=0, description="items with more decayed clicks keep a sample with p = sqrt(this / clicks); 0: keep all"
+    )
+    seed: int = Field(1, ge=0, description="seed of every random draw")
+    checkpoint_interval_ms: int = Field(10_000, ge=100, description="wall time between checkpoints while samples come")
+    max_user_rows: int = Field(5_000_000, ge=1, description="user-ID rows kept; the longest unseen go first")
+    max_item_rows: int = Field(2_000_000, ge=1, description="item-ID rows kept; the longest unseen go first")
+
+
+class Full(_Group):
+    """The full update at each day border."""
+
+    time_zone: str = Field("UTC", description="zone of the day border, an IANA name")
+    min_samples: int = Field(500, ge=1, description="days with fewer samples are merged into the next")
+    cutover_deadline_ms: int = Field(
+        3_600_000, ge=0, description="event time that the incremental side may run on during a full update"
+    )
+    layer_rate: float = Field(0.01, gt=0, le=10, description="learning rate of the towers' layers in a full update")
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        if value not in available_timezones():
+            raise ValueError(f"an IANA time zone such as Europe/Berlin is wanted, got {value!r}")
+        return value
+
+
+class Publish(_Group):
+    """What the trainer publishes and when."""
+
+    interval_ms: int = Field(60_000, ge=1_000, description="event time between deltas (sync interval)")
+    max_wait_ms: int = Field(2_000, ge=1_000, description="wall time from the first unpublished row to its delta")
+    snapshot_deltas: int = Field(500, ge=1, le=100_000, description="deltas after which a new snapshot replaces them")
+    chunk_bytes: int = Field(512_000, ge=1_024, le=900_000, description="payload of one message on updates")
+    keep_versions: int = Field(3, ge=2, le=100, description="versions kept on updates, in Redis and on disk")
+
+
+class Publisher(_Group):
+    """The publisher role."""
+
+    port: Port = Field(6068, description="web port: /healthz /metrics")
+    exact_max_items: int = Field(200_000, ge=1, description="above this many items the index is IVF, approximate")
+    overlay_max_items: int = Field(
+        20_000, ge=1, description="item vectors in the overlay before the index is built anew"
+    )
+
+
+class Server(_Group):
+    """The recall server."""
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: Port = Field(8000, description="port to listen on")
+    k_max: int = Field(1_000, ge=1, le=100_000, description="largest k of one request")
+    degraded_after_ms: int = Field(60_000, ge=1_000, description="publisher silence after which answers say so")
+
+
+class Settings(BaseSettings):
+    """All settings of all roles."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="HEADRACE_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    namespace: str = Field(
+        "live", pattern=NAME, description="name of everything derived: topics, groups, Redis keys, files"
+    )
+    topic_prefix: str = Field(
+        "",
+        pattern=r"^([a-z0-9][a-z0-9._-]*)?$",
+        max_length=100,
+        description="put before every topic, group and key, for a shared cluster",
+    )
+    data_dir: Path = Field(Path(".headrace"), description="where local state, logs, checkpoints and index files live")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line logged")
+    kafka: Kafka = Kafka()
+    redis: Redis = Redis()
+    join: Join = Join()
+    history: History = History()
+    popularity: PopularityCounts = PopularityCounts()
+    streams: Streams = Streams()
+    model: Model = Model()
+    train: Train = Train()
+    full: Full = Full()
+    publish: Publish = Publish()
+    publisher: Publisher = Publisher()
+    server: Server = Server()
+
+    @property
+    def names(self) -> Names:
+        """Physical names under this prefix and namespace."""
+        return Names(self.topic_prefix, self.namespace)
+
+    @property
+    def files(self) -> Path:
+        """Directory of this namespace's checkpoints and index files."""
+        return self.data_dir / "namespaces" / f"{self.topic_prefix}{self.namespace}"
+
+
+def contradictions(settings: Settings) -> list[str]:
+    """Every pair of settings that cannot both hold, one sentence each."""
+    found = []
+    join, kafka = settings.join, settings.kafka
+    if join.max_skew_ms > join.lateness_ms / 2:
+        found.append(
+            f"join.max_skew_ms ({join.max_skew_ms}) must be at most half of join.lateness_ms ({join.lateness_ms}), "
+            "or one fast clock makes live traffic late"
+        )
+    if kafka.security_protocol.startswith("SASL") and not (
+        kafka.sasl_mechanism and kafka.sasl_username and kafka.sasl_password
+    ):
+        found.append(
+            f"kafka.security_protocol {kafka.security_protocol} needs kafka.sasl_mechanism, sasl_username, sasl_password"
+        )
+    if bool(kafka.ssl_certificate_location) != bool(kafka.ssl_key_location):
+        found.append("kafka.ssl_certificate_location and kafka.ssl_key_location go together")
+    if settings.streams.commit_interval_ms * 4 > settings.streams.transaction_timeout_ms:
+        found.append("streams.transaction_timeout_ms must be at least four times streams.commit_interval_ms")
+    ports = [settings.streams.port, settings.train.port, settings.publisher.port, settings.server.port]
+    if len(set(ports)) < len(ports):
+        found.append(f"streams.port, train.port, publisher.port and server.port must differ, got {ports}")
+    if urlsplit(settings.redis.url.get_secret_value()).scheme not in {"redis", "rediss", "unix"}:
+        found.append("redis.url must start with redis://, rediss:// or unix://")
+    return found
+
+
+def load(flags: Mapping[str, Any] | None = None, stack: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from defaults < `stack` < environment < `flags` (both with dotted names).
+
+    Raises SettingsError naming every bad value and contradiction at once.
+    """
+    _unknown_environment()
+    environment = {f"HEADRACE_{k.upper().replace('.', '__')}": str(v) for k, v in (stack or {}).items()}
+    added = {k: v for k, v in environment.items() if k not in os.environ}
+    os.environ.update(added)  # pydantic-settings reads the stack's record as the weakest environment
+    try:
+        settings = Settings(**_nested(flags or {}))
+    except ValidationError as error:
+        raise SettingsError("; ".join(_sentence(e) for e in error.errors())) from None
+    finally:
+        for name in added:
+            del os.environ[name]
+    if found := contradictions(settings):
+        raise SettingsError("; ".join(found))
+    return settings
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """Environment variables that make another process of ours load the same settings."""
+    flat: dict[str, str] = {}
+    for name, value in settings:
+        if isinstance(value, BaseModel):
+            for key, inner in value:
+                if inner is not None:
+                    flat[f"HEADRACE_{name}__{key}".upper()] = _text(inner)
+        else:
+            flat[f"HEADRACE_{name}".upper()] = _text(value)
+    return flat
+
+
+def masked(url: str) -> str:
+    """Give a URL with its password replaced, fit for a log line."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        *groups, last = name.split(".")
+        at = nested
+        for group in groups:
+            at = at.setdefault(group, {})
+        at[last] = value
+    return nested
+
+
+def _sentence(error: Any) -> str:
+    where = ".".join(map(str, error["loc"]))
+    secret = any(word in where for word in ("password", "url"))
+    came = "" if secret or error["type"] == "missing" else f", got {error['input']!r}"
+    return f"{where}: {error['msg']}{came}"
+
+
+def _unknown_environment() -> None:
+    known = {f"HEADRACE_{name}".upper() for name in Settings.model_fields}
+    groups = tuple(f"{name}__" for name in known)
+    unknown = sorted(n for n in os.environ if n.startswith("HEADRACE_") and n not in known and not n.startswith(groups))
+    if unknown:
+        raise SettingsError(
+            f"unknown environment setting {', '.join(unknown)}; `headrace topics --settings` lists them all"
+        )
