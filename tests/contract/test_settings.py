@@ -1,0 +1,55 @@
+"""Settings: order, bounds, contradictions, secrets."""
+
+import pytest
+
+from contract.errors import SettingsError
+from contract.settings import environment_of, load, masked
+
+
+def test_flags_beat_environment_beats_stack_beats_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Defaults < the recorded stack < HEADRACE_ environment < flags, also inside one group."""
+    monkeypatch.setenv("HEADRACE_JOIN__WINDOW_MS", "2000000")
+    stack = {"join.window_ms": 1, "kafka.bootstrap_servers": "127.0.0.1:1", "server.port": 9001}
+    settings = load({"server.port": 9002}, stack)
+    assert settings.join.window_ms == 2_000_000
+    assert settings.join.lateness_ms == 300_000
+    assert settings.kafka.bootstrap_servers == "127.0.0.1:1"
+    assert settings.server.port == 9002
+    assert settings.server.k_max == 1_000
+
+
+def test_every_bad_value_and_contradiction_is_named_at_once() -> None:
+    """One error lists all that is wrong; nothing is silently corrected."""
+    with pytest.raises(SettingsError) as bad:
+        load({"join.window_ms": 0, "train.batch": "many", "nonsense": 1, "full.time_zone": "Mars/Olympus"})
+    for word in ("join.window_ms", "train.batch", "nonsense", "Mars/Olympus"):
+        assert word in str(bad.value)
+    with pytest.raises(SettingsError) as contrary:
+        load({"join.max_skew_ms": 200_000, "kafka.security_protocol": "SASL_SSL", "streams.port": 8000})
+    for word in ("max_skew_ms", "sasl_mechanism", "must differ"):
+        assert word in str(contrary.value)
+
+
+def test_an_unknown_environment_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt variable is an error, not a default."""
+    monkeypatch.setenv("HEADRACE_BOOTSTRAP", "x")
+    with pytest.raises(SettingsError, match="HEADRACE_BOOTSTRAP"):
+        load()
+
+
+def test_settings_travel_to_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`environment_of` makes a child load the very same settings, secrets and lists included."""
+    made = load({"redis.url": "redis://:s3cret@h:1/0", "model.history_decays": [0.5], "redis.cluster": True})
+    for name, value in environment_of(made).items():
+        monkeypatch.setenv(name, value)
+    assert load() == made
+
+
+def test_secrets_never_show() -> None:
+    """Neither repr nor error texts nor masked URLs show a password."""
+    settings = load({"redis.url": "redis://u:s3cret@h:1/0", "kafka.sasl_password": "s3cret"})
+    assert "s3cret" not in repr(settings)
+    assert masked("redis://u:s3cret@h:1/0") == "redis://u:***@h:1/0"
+    with pytest.raises(SettingsError) as bad:
+        load({"redis.url": "ftp://u:s3cret@h"})
+    assert "s3cret" not in str(bad.value)
