@@ -50,7 +50,7 @@ class Record:
 
 
 def test_a_dead_letter_keeps_bytes_and_says_why() -> None:
-    """Original key, value and headers stay; Connect's headers say where it came from and why; old reasons are replaced."""
+    """Original key, value and headers stay; Connect's headers say whence and why; old reasons are replaced."""
     old = [("trace", b"t"), ("__connect.errors.stage", b"old"), ("empty", None)]
     letter = dead_letter(Record(b"k", b"\xff{", old), "broken", "Expected `,`", "door")  # type: ignore[arg-type]
     assert (letter.key, letter.value) == (b"k", b"\xff{")
