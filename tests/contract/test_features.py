@@ -24,7 +24,7 @@ def test_any_features_give_tokens(features: dict[str, object]) -> None:
 
 
 def test_text_number_and_truth_stay_apart() -> None:
-    """A text "3", a 3 and true are three different values; 3 and 3.0 are one, as JSON writers do not keep them apart."""
+    """Text "3", number 3 and true are three values; 3 and 3.0 are one, as JSON writers do not keep them apart."""
     one_of_each = [tokens({"f": v})["f"][0] for v in ("3", 3, True, "true", "#3")]
     assert len(set(one_of_each)) == 5
     assert tokens({"f": 3}) == tokens({"f": 3.0})
