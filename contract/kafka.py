@@ -24,8 +24,9 @@ from contract.settings import Kafka, Settings
 from contract.topics import TOPICS
 
 PARTITIONER = "murmur2_random"  # Java's; librdkafka's default is CRC32 and would break co-partitioning
-MAX_DEAD_LETTER_BYTES = 900_000  # original bytes kept, so that headers still fit below the broker's 1 MiB
+MAX_DEAD_LETTER_BYTES = 4_000_000  # original bytes kept, so that headers still fit below DERIVED_MAX_BYTES
 MAX_HEADER_BYTES = 40_000  # likewise of keys and of headers that came along
+DERIVED_MAX_BYTES = 4_194_304  # derived topics take what an event at the raw limit grows into (MAX_EVENT_BYTES)
 METADATA_MAX_CHARS = 4_095
 END_OF_PARTITION = KafkaError._PARTITION_EOF  # noqa: SLF001  (no public name for it)
 
@@ -60,8 +61,14 @@ def client_config(kafka: Kafka) -> dict[str, Any]:
 
 
 def producer(kafka: Kafka, **more: Any) -> Producer:
-    """Idempotent producer that places keys as Java clients do; dots in names are written as underscores."""
-    config = {"partitioner": PARTITIONER, "linger.ms": 5, "enable.idempotence": True, "compression.type": "lz4"}
+    """Idempotent producer that places keys as Java clients do; dots are written as underscores (not in `error_cb`)."""
+    config = {
+        "partitioner": PARTITIONER,
+        "linger.ms": 5,
+        "enable.idempotence": True,
+        "compression.type": "lz4",
+        "message.max.bytes": 2 * DERIVED_MAX_BYTES,  # the broker's limit is the one that counts
+    }
     return Producer(client_config(kafka) | config | _dotted(more))
 
 
@@ -129,6 +136,8 @@ def create_topics(settings: Settings) -> list[str]:
         name = names.topic(topic.name)
         if name not in counts:
             config = {"message.timestamp.type": "LogAppendTime"}
+            if topic.kind != "raw":
+                config["max.message.bytes"] = str(DERIVED_MAX_BYTES)
             if topic.compacted:
                 config |= {"cleanup.policy": "compact", "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.1"}
             count = inputs if topic.partitions == "inputs" else 1
@@ -239,7 +248,7 @@ def partition_of(key: bytes, partitions: int) -> int:
 def dead_letter(message: Message, reason: str, text: str, stage: str) -> DeadLetter:
     """Key, value and headers of a dead letter: the original bytes, and Kafka Connect's header names (KIP-298).
 
-    The original's own headers are kept. What would not fit below the broker's default limit of 1 MiB is cut, and a
+    The original's own headers are kept. What would not fit below DERIVED_MAX_BYTES is cut, and a
     `headrace.cut.*` header says how long it was.
     """
     key, value = _bytes(message.key()), _bytes(message.value())
@@ -270,4 +279,4 @@ def _bytes(value: str | bytes | None) -> bytes | None:
 
 
 def _dotted(more: Mapping[str, Any]) -> dict[str, Any]:
-    return {name.replace("_", "."): value for name, value in more.items()}
+    return {name if name.endswith("_cb") else name.replace("_", "."): value for name, value in more.items()}

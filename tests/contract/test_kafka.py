@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from contract.kafka import MAX_DEAD_LETTER_BYTES, dead_letter, murmur2, partition_of
+from contract.kafka import DERIVED_MAX_BYTES, MAX_DEAD_LETTER_BYTES, dead_letter, murmur2, partition_of
 
 # From Apache Kafka's UtilsTest.testMurmur2.
 JAVA = {
@@ -68,16 +68,16 @@ def test_a_dead_letter_keeps_bytes_and_says_why() -> None:
 
 def test_a_dead_letter_always_fits() -> None:
     """Whatever the raw topic took fits the DLQ: what is too long is cut, and the header says how long it was."""
-    huge = Record(b"k" * 900_000, b"v" * 1_040_000, [("h", b"x" * 100_000)])
+    huge = Record(b"k" * 900_000, b"v" * 5_040_000, [("h", b"x" * 100_000)])
     letter = dead_letter(huge, "broken", "m" * 5_000, "door")  # type: ignore[arg-type]
     assert letter.value is not None
     assert letter.key is not None
     assert len(letter.value) == MAX_DEAD_LETTER_BYTES
     size = len(letter.key) + len(letter.value) + sum(len(k) + len(v) + 10 for k, v in letter.headers)
-    assert size < 1_000_000
+    assert size < DERIVED_MAX_BYTES
     said = dict(letter.headers)
     assert (said["headrace.cut.value"], said["headrace.cut.key"], said["headrace.cut.headers"]) == (
-        b"1040000",
+        b"5040000",
         b"900000",
         b"1",
     )
