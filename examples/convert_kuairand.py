@@ -8,10 +8,12 @@ import argparse
 import csv
 import gzip
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from contract.interchange import write
 from contract.messages import Action, Click, Exposure, Item, User
@@ -118,7 +120,7 @@ def convert(source: Path, target: Path) -> dict[str, int]:
         for row in rows_of(source / "user_features_pure.csv.gz")
         if row["user_id"] in seen
     ]
-    files = {"exposures": exposures, "clicks": clicks, "items": items, "users": users}
+    files: dict[str, Sequence[Struct]] = {"exposures": exposures, "clicks": clicks, "items": items, "users": users}
     counts = {"raw rows": len(raw), "raw is_click": sum(row["is_click"] == "1" for row in raw), "rows": len(log)}
     counts |= {topic: write(target, topic, messages) for topic, messages in files.items()}
     return counts | dict(Counter(click.action for click in clicks))
