@@ -38,6 +38,12 @@ QUICK = {
 _numbers = itertools.count()
 
 
+def pytest_configure() -> None:
+    """A developer's HEADRACE_ variables are none of the tests' business."""
+    for name in [n for n in os.environ if n.startswith("HEADRACE_")]:
+        del os.environ[name]
+
+
 @contextlib.contextmanager
 def leashed(command: list[str], log: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server until the block ends or this process does; entered when its port answers."""
@@ -77,13 +83,6 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = ports.free()
     with leashed(local_redis.command(home, port), home / "redis.log", port):
         yield f"redis://127.0.0.1:{port}/0"
-
-
-@pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A developer's HEADRACE_ variables are none of the tests' business."""
-    for name in [n for n in os.environ if n.startswith("HEADRACE_")]:
-        monkeypatch.delenv(name)
 
 
 @pytest.fixture
