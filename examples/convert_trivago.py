@@ -10,6 +10,7 @@ import ast
 import csv
 import gzip
 from pathlib import Path
+from typing import Any
 
 from contract.interchange import write
 from contract.messages import MAX_FEATURE_VALUES, Click, Exposure, Item
@@ -17,12 +18,18 @@ from contract.messages import MAX_FEATURE_VALUES, Click, Exposure, Item
 WINDOW_MS = 1_800_000  # join.window_ms by default: a later click would not match the list's first showing
 
 
+def item_features(row: dict[str, str]) -> dict[str, Any]:
+    """Properties of a hotel as a list."""
+    return {"properties": row["properties"].split("|")[:MAX_FEATURE_VALUES]}
+
+
 def convert(source: Path, target: Path) -> dict[str, int]:
     """Write exposures, clicks and items and give their counts."""
     with gzip.open(source / "interaction_dataset.csv.gz", "rt", encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["action_type"] == "clickout item"]
     rows.sort(key=lambda row: int(row["timestamp"]))
-    exposures, clicks = [], []
+    exposures: list[Exposure] = []
+    clicks: list[Click] = []
     current: dict[str, Exposure] = {}  # of each session
     for row in rows:
         ts_ms, session = int(row["timestamp"]) * 1000, row["session_id"]
@@ -34,10 +41,7 @@ def convert(source: Path, target: Path) -> dict[str, int]:
         clicks.append(Click(row["user_id"], row["item_id"], ts_ms + 1, "click", exposure.request_id))
     start_ms = exposures[0].ts_ms
     with (source / "item_metadata.csv").open(encoding="utf-8", newline="") as metadata:
-        items = [
-            Item(row["item_id"], start_ms, {"properties": row["properties"].split("|")[:MAX_FEATURE_VALUES]})
-            for row in csv.DictReader(metadata)
-        ]
+        items = [Item(row["item_id"], start_ms, item_features(row)) for row in csv.DictReader(metadata)]
     return {
         "exposures": write(target, "exposures", exposures),
         "clicks": write(target, "clicks", clicks),
