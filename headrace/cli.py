@@ -1,5 +1,51 @@
-"""The command line."""
+"""The command line: wires the commands together, and turns every error into one line and an exit code.
+
+Commands stand in commands_*.py by topic. Nothing heavy is imported before a command that needs it runs.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from contract.errors import HeadraceError
+from headrace import commands_data, commands_lag, commands_recall, commands_stack
+
+INTERRUPTED = 130
+app = typer.Typer(
+    name="headrace",
+    help="The recall stage of a recommender that learns while people click.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for commands in (commands_stack, commands_recall, commands_lag, commands_data):
+    commands.register(app)
 
 
-def main() -> None:
-    """Run `headrace`."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `headrace` and exit."""
+    try:
+        code = app(args=arguments, prog_name="headrace", standalone_mode=False)
+        sys.stdout.flush()
+    except typer.TyperException as error:
+        code = _say(f"{error.format_message()} (`headrace --help`)", error.exit_code)
+    except HeadraceError as error:
+        code = _say(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _say("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # `headrace tail clicks | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(text: str, code: int) -> int:
+    sys.stderr.write(f"headrace: {' '.join(text.split())}\n")
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -82,11 +82,20 @@ def stop(processes: Iterable[psutil.Process], grace_s: float) -> None:
     for process in waiting:
         with contextlib.suppress(psutil.Error):
             process.terminate()
-    _, left = psutil.wait_procs(waiting, timeout=grace_s)
+    wait_until(lambda: all(map(_has_ended, waiting)), grace_s)
+    left = [process for process in waiting if not _has_ended(process)]
     for process in left:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(left, timeout=10)
+    wait_until(lambda: all(map(_has_ended, left)), 10)
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Whether it is gone, or waits only for its parent to look (which we leave to the parent)."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return True
 
 
 def pss_bytes(identity: Identity) -> int | None:

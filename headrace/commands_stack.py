@@ -1,0 +1,120 @@
+"""up, down, status, run: the local stack and its roles."""
+
+import enum
+import importlib
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headrace import options, show
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "kuairand"
+ROLE_MODULES = {
+    "streams": "streams.app",
+    "trainer": "trainer.train",
+    "publisher": "publisher.apply",
+    "server": "publisher.server",
+}
+FOLLOW_S = 2.0
+
+
+class Role(enum.StrEnum):
+    """The four roles."""
+
+    streams = enum.auto()
+    trainer = enum.auto()
+    publisher = enum.auto()
+    server = enum.auto()
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (up, down, status, run):
+        app.command()(command)
+
+
+def up(
+    bootstrap_server: options.Bootstrap = None,
+    redis_url: options.RedisUrl = None,
+    namespace: options.Namespace = None,
+    set_: options.Sets = None,
+    example: Annotated[
+        bool | None,
+        typer.Option(
+            "--example/--no-example", help="replay six days of real events, once; default: into a local Kafka"
+        ),
+    ] = None,
+    speed: Annotated[float, typer.Option(min=1, help="event seconds of the example replayed in one second")] = 10_000,
+    follow: Annotated[bool, typer.Option("--follow", help="stay, and show the status until Ctrl-C")] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Start Kafka, Redis and all roles here, replay the example once, wait for lag 0, sum up."""
+    from headrace import example as examples  # noqa: PLC0415
+    from headrace import ready  # noqa: PLC0415
+    from headrace import up as stack_up  # noqa: PLC0415
+
+    given = options.flags(bootstrap_server, redis_url, namespace, set_)
+    say = show.said_once(show.err())
+    with stack_up.undone_if_cut_short(options.home(given), say):
+        settings, _ = stack_up.start(given, say)
+        wanted = example if example is not None else not options.is_given(given, "kafka.bootstrap_servers")
+        if wanted and EXAMPLE.is_dir():
+            examples.replay_once(settings, EXAMPLE, speed, say)
+        ready.wait(settings, say)
+    _print_status(settings, as_json)
+    while follow:
+        time.sleep(FOLLOW_S)
+        _print_status(settings, as_json)
+
+
+def down(set_: options.Sets = None) -> None:
+    """Stop what `headrace up` started, and nothing else; data stays."""
+    from headrace.down import down as stop  # noqa: PLC0415
+
+    home = options.home(options.flags(sets=set_))
+    stopped = stop(home)
+    sys.stdout.write(f"stopped {', '.join(stopped)}; data stays in {home}\n" if stopped else "nothing was running\n")
+
+
+def status(
+    bootstrap_server: options.Bootstrap = None,
+    redis_url: options.RedisUrl = None,
+    namespace: options.Namespace = None,
+    set_: options.Sets = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """What runs, how far it is, how good it is."""
+    _print_status(options.settings(bootstrap_server, redis_url, namespace, set_), as_json)
+
+
+def _print_status(settings: Any, as_json: bool) -> None:
+    from headrace import status as states  # noqa: PLC0415
+
+    found = states.collect(settings)
+    if show.wants_json(as_json):
+        show.print_json(found)
+    else:
+        show.out().print(states.render(found, settings))
+
+
+def run(
+    role: Annotated[Role, typer.Argument(help="which role to run in this process, until SIGTERM")],
+    slot: Annotated[int, typer.Option(min=0, help="number of this worker among several of streams")] = 0,
+    bootstrap_server: options.Bootstrap = None,
+    redis_url: options.RedisUrl = None,
+    namespace: options.Namespace = None,
+    set_: options.Sets = None,
+) -> None:
+    """Run one role here, in the foreground."""
+    settings = options.settings(bootstrap_server, redis_url, namespace, set_)
+    from contract import log  # noqa: PLC0415
+
+    log.set_up(role.value, settings.log_level)
+    module = importlib.import_module(ROLE_MODULES[role.value])
+    if role is Role.streams:
+        module.run(settings, slot=slot)
+    else:
+        module.run(settings)

@@ -1,0 +1,65 @@
+"""How commands speak: a table on a terminal, JSON in a pipe, one line on standard error when something is wrong."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+STEP = 1_024.0
+
+
+def out() -> Console:
+    """Console of standard output."""
+    return Console(highlight=False)
+
+
+def err() -> Console:
+    """Console of standard error."""
+    return Console(stderr=True, highlight=False)
+
+
+def wants_json(asked: bool) -> bool:
+    """Whether to print JSON: asked for, or nobody looks at a terminal."""
+    return asked or not sys.stdout.isatty()
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document, indented."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> Table:
+    """Table whose `right` columns are aligned to the right; None shows as a dash."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*("-" if cell is None else str(cell) for cell in row))
+    return made
+
+
+def size(count_bytes: float | None) -> str | None:
+    """Bytes in the unit that fits."""
+    if count_bytes is None:
+        return None
+    for unit in ("B", "KiB", "MiB"):
+        if count_bytes < STEP:
+            return f"{count_bytes:.0f} {unit}"
+        count_bytes /= STEP
+    return f"{count_bytes:.1f} GiB"
+
+
+def said_once(console: Console) -> Callable[[str], None]:
+    """Printer that does not repeat the line it printed last."""
+    last = ""
+
+    def say(line: str) -> None:
+        nonlocal last
+        if line != last:
+            console.print(line, markup=False)
+            last = line
+
+    return say
