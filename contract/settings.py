@@ -142,6 +142,7 @@ class Train(_Group):
         0, ge=0, description="items with more decayed clicks keep a sample with p = sqrt(this / clicks); 0: keep all"
     )
     seed: int = Field(1, ge=0, description="seed of every random draw")
+    threads: int = Field(1, ge=1, le=64, description="torch threads; one gives the same bits on every machine size")
     checkpoint_interval_ms: int = Field(10_000, ge=100, description="wall time between checkpoints while samples come")
     max_user_rows: int = Field(5_000_000, ge=1, description="user-ID rows kept; the longest unseen go first")
     max_item_rows: int = Field(2_000_000, ge=1, description="item-ID rows kept; the longest unseen go first")
