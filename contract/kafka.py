@@ -28,6 +28,8 @@ MAX_DEAD_LETTER_BYTES = 4_000_000  # original bytes kept, so that headers still 
 MAX_HEADER_BYTES = 40_000  # likewise of keys and of headers that came along
 DERIVED_MAX_BYTES = 4_194_304  # derived topics take what an event at the raw limit grows into (MAX_EVENT_BYTES)
 METADATA_MAX_CHARS = 4_095
+NO_LEADER = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+LEADER_S = 5.0
 END_OF_PARTITION = KafkaError._PARTITION_EOF  # noqa: SLF001  (no public name for it)
 
 
@@ -173,14 +175,24 @@ def retention_ms(client: AdminClient, topic: str) -> int | None:
 def end_offsets(
     client: AdminClient, partitions: list[TopicPartition], *, committed: bool = False
 ) -> dict[tuple[str, int], int]:
-    """End of each partition: the high watermark, or with `committed` the last stable offset."""
+    """End of each partition: the high watermark, or with `committed` the last stable offset.
+
+    Asks again for a few seconds while a partition has no leader yet: its topic was created a moment ago.
+    """
     level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     asked = {TopicPartition(p.topic, p.partition): latest for p in partitions}
     if not asked:
         return {}
-    answers = client.list_offsets(asked, isolation_level=level, request_timeout=10)
-    return {(p.topic, p.partition): future.result(10).offset for p, future in answers.items()}
+    deadline_s = time.monotonic() + LEADER_S
+    while True:
+        answers = client.list_offsets(asked, isolation_level=level, request_timeout=10)
+        try:
+            return {(p.topic, p.partition): future.result(10).offset for p, future in answers.items()}
+        except KafkaException as error:
+            if error.args[0].code() not in NO_LEADER or time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.05)
 
 
 def read_to_end(
