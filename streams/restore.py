@@ -1,0 +1,177 @@
+"""State from the logs: reads spans of partitions outside any group, and builds a partition's Join from them."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
+
+from contract import kafka
+from contract.errors import DataLossError, UnreachableError
+from contract.messages import Click, Exposure, History, Popularity, decoder
+from contract.settings import Kafka
+from contract.topics import Names
+from streams.door import Door, Refused
+from streams.join import Commit, Join, Record, Rules, Source, needed_from
+
+PATIENCE_S = 60.0
+Alive = Callable[[], None]  # called often while reading; raises Interrupted to give up
+T = TypeVar("T")
+_history = decoder(History)
+_popularity = decoder(Popularity)
+
+
+class Interrupted(Exception):  # noqa: N818  (no error: what `alive` raises to give up)
+    """The partitions moved, or the process ends."""
+
+
+class PoisonError(Exception):
+    """The core failed on one record."""
+
+    def __init__(self, source: str, partition: int, offset: int, cause: Exception) -> None:
+        super().__init__(f"{source}-{partition}@{offset}: {type(cause).__name__}: {cause}")
+        self.source, self.partition, self.offset = source, partition, offset
+
+
+def reader(settings: Kafka) -> Consumer:
+    """Build a consumer for spans: no group's offsets, and no silent jump when an offset is gone."""
+    more: dict[str, Any] = {"auto.offset.reset": "error", "queued.min.messages": 50_000}
+    return kafka.consumer(settings, "headrace-read", **more)
+
+
+def check_span(client: Consumer, topic: str, partition: int, start: int, stop: int) -> None:
+    """Raise DataLossError unless the log still reaches from `start` to `stop`."""
+    low, high = client.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+    if start < low and start < stop:
+        raise DataLossError(
+            f"{topic}-{partition}: offset {start} is still needed and the log begins at {low}: retention took "
+            "unread events; raise retention.ms, and start a new namespace (--namespace NAME) from what is left"
+        )
+    if stop > high:
+        raise DataLossError(
+            f"{topic}-{partition}: offset {stop} is committed and the log ends at {high}: the topic was created anew "
+            "or cut; start a new namespace (--namespace NAME)"
+        )
+
+
+def span(client: Consumer, topic: str, partition: int, start: int, stop: int, alive: Alive) -> Iterator[Message]:
+    """Committed records with start <= offset < stop; waits for open transactions below `stop`."""
+    if start >= stop or stop <= 0:
+        return
+    client.assign([TopicPartition(topic, partition, start)])
+    last_news_s = time.monotonic()
+    while True:
+        messages = client.consume(5_000, 0.2)
+        alive()
+        for message in messages:
+            error = message.error()
+            offset = cast("int", message.offset())
+            if error is None:
+                if offset >= stop:
+                    return
+                last_news_s = time.monotonic()
+                yield message
+            elif error.code() != kafka.END_OF_PARTITION:
+                raise KafkaException(error)
+        if client.position([TopicPartition(topic, partition)])[0].offset >= stop:
+            return
+        if time.monotonic() - last_news_s > PATIENCE_S:
+            raise UnreachableError(f"{topic}-{partition} gives nothing below {stop}: is a transaction hanging?")
+
+
+def latest(
+    client: Consumer, topic: str, partition: int, stop: int, kind: Callable[[bytes], T], alive: Alive
+) -> Iterator[tuple[str, T]]:
+    """Newest record of each key of a compacted partition below `stop`, deleted keys left out."""
+    values: dict[bytes, bytes] = {}
+    for message in span(client, topic, partition, OFFSET_BEGINNING, stop, alive):
+        key, value = cast("bytes", message.key()), message.value()
+        if value is None:
+            values.pop(key, None)
+        else:
+            values[key] = value
+    while values:
+        key, value = values.popitem()
+        yield key.decode(), kind(value)
+
+
+class Restorer:
+    """Builds the Join of a partition from its commit and the logs."""
+
+    def __init__(
+        self,
+        settings: Kafka,
+        names: Names,
+        rules: Rules,
+        exposures: Door[Exposure],
+        clicks: Door[Click],
+        poison: dict[tuple[str, int], set[int]],
+        alive: Alive,
+    ) -> None:
+        self._settings, self._names, self._rules, self._alive = settings, names, rules, alive
+        self._doors: dict[str, Door[Any]] = {"exposures": exposures, "clicks": clicks}
+        self._poison = poison
+        self._last: tuple[str, int] | None = None  # record that the core is working on
+
+    def restore(self, partition: int, commit: Commit | None) -> Join:
+        """Join as it was at `commit`; a new one without.
+
+        Raises DataLossError when a needed offset is gone, PoisonError when the core fails on a record.
+        """
+        self._last = None
+        stops = self._compacted_ends(partition)
+        with contextlib.ExitStack() as stack:
+            one, other = (stack.enter_context(contextlib.closing(reader(self._settings))) for _ in range(2))
+            exposures, clicks = self._needed(one, partition, commit)
+            histories, popularity = self._names.topic("histories"), self._names.topic("popularity")
+            try:
+                return Join.rebuild(
+                    self._rules,
+                    commit,
+                    self._records(one, "exposures", partition, *exposures),
+                    self._records(other, "clicks", partition, *clicks),
+                    self._latest(histories, partition, stops[histories], _history.decode),
+                    self._latest(popularity, partition, stops[popularity], _popularity.decode),
+                )
+            except (KafkaException, DataLossError, UnreachableError, Interrupted):
+                raise
+            except Exception as error:
+                if self._last is None:
+                    raise
+                raise PoisonError(self._last[0], partition, self._last[1], error) from error
+
+    def _latest(self, topic: str, partition: int, stop: int, kind: Callable[[bytes], T]) -> Iterator[tuple[str, T]]:
+        with contextlib.closing(reader(self._settings)) as client:
+            yield from latest(client, topic, partition, stop, kind, self._alive)
+
+    def _compacted_ends(self, partition: int) -> dict[str, int]:
+        topics = [self._names.topic(t) for t in ("histories", "popularity")]
+        ends = kafka.end_offsets(kafka.admin(self._settings), [TopicPartition(t, partition) for t in topics])
+        return {topic: ends[(topic, partition)] for topic in topics}
+
+    def _needed(
+        self, client: Consumer, partition: int, commit: Commit | None
+    ) -> tuple[tuple[int, int], tuple[int, int]]:
+        if commit is None:
+            return (0, 0), (0, 0)
+        starts, stops = needed_from(commit), (commit.exposures_position, commit.clicks_position)
+        for source, start, stop in zip(("exposures", "clicks"), starts, stops, strict=True):
+            check_span(client, self._names.topic(source), partition, start, stop)
+        return (starts[0], stops[0]), (starts[1], stops[1])
+
+    def _records(self, client: Consumer, source: Source, partition: int, start: int, stop: int) -> Iterator[Record]:
+        door, poison = self._doors[source], self._poison.get((source, partition), ())
+        for message in span(client, self._names.topic(source), partition, start, stop, self._alive):
+            offset = cast("int", message.offset())
+            arrival_ms = message.timestamp()[1]
+            if offset in poison:
+                yield Record(offset, arrival_ms, None, "poison", "", message)
+                continue
+            try:
+                event = door.enter(message.value(), partition)
+            except Refused as refused:
+                yield Record(offset, arrival_ms, None, refused.reason, str(refused), message)
+                continue
+            self._last = (source, offset)
+            yield Record(offset, arrival_ms, event, "", "", message)
