@@ -10,7 +10,6 @@ from contract.errors import BadInputError
 from headrace import options, show
 
 COLUMNS = ("GROUP", "TOPIC", "PARTITION", "CURRENT-OFFSET", "LOG-END-OFFSET", "LAG", "SECONDS-BEHIND")
-SETTING_COLUMNS = ("setting", "default", "bound", "environment", "what")
 WATCH_S = 2.0
 
 
@@ -83,10 +82,15 @@ def topics(
 
     if markdown and as_json:
         raise BadInputError("--markdown and --json exclude each other")
-    columns, rows = (SETTING_COLUMNS, tables.settings_rows()) if settings else (tables.COLUMNS, tables.topic_rows())
+    columns, rows = (
+        (tables.SETTING_COLUMNS, tables.settings_rows()) if settings else (tables.COLUMNS, tables.topic_rows())
+    )
     if markdown:
         typer.echo(tables.markdown(columns, rows))
     elif show.wants_json(as_json):
         show.print_json([dict(zip(columns, row, strict=True)) for row in rows])
+    elif settings:  # the name in the environment follows from the setting's
+        show.out().print(show.table([columns[0], *columns[2:]], [[row[0], *row[2:]] for row in rows]))
+        show.out().print("in the environment: HEADRACE_, upper case, two underscores for the dot", style="dim")
     else:
         show.out().print(show.table(columns, rows))

@@ -1,11 +1,8 @@
 """recall, similar: ask the recall server."""
 
 from typing import Annotated, Any
-from urllib.error import HTTPError
 from urllib.parse import quote, urlencode
-from urllib.request import Request, urlopen
 
-import msgspec
 import typer
 
 from contract.errors import BadInputError, UnreachableError
@@ -58,6 +55,11 @@ def _context(pairs: list[str]) -> dict[str, str]:
 
 
 def _ask(path: str, query: dict[str, Any], set_: list[str] | None) -> dict[str, Any]:
+    from urllib.error import HTTPError  # noqa: PLC0415  (`--help` does not wait for it; likewise below)
+    from urllib.request import Request, urlopen  # noqa: PLC0415
+
+    import msgspec  # noqa: PLC0415
+
     server = options.settings(sets=set_).server
     host = "127.0.0.1" if server.host in {"0.0.0.0", "::"} else server.host  # noqa: S104  (compared, not bound)
     url = f"http://{host}:{server.port}{path}?{urlencode(query)}"
@@ -76,6 +78,8 @@ def _ask(path: str, query: dict[str, Any], set_: list[str] | None) -> dict[str, 
 
 
 def _detail(body: str) -> str:
+    import msgspec  # noqa: PLC0415
+
     try:
         found = msgspec.json.decode(body)
     except msgspec.DecodeError:

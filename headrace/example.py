@@ -1,70 +1,68 @@
 """The example is replayed once in the life of a Kafka, whatever dies in between.
 
-example.json says where the raw topics ended when the replay began. A replay that was cut short is finished: what the
-topics already hold from there on is read back, and left out, record by record. Nothing is produced twice, whoever else
-writes at the same time.
+Its records carry the replay's name and line in a header, so a replay that was cut short goes on exactly where it
+stopped (streams/resume.py); example.json only saves the look.
 """
 
-import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 from confluent_kafka import TopicPartition
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from contract import kafka as edge
 from contract.settings import Settings
 from headrace import stack
+from headrace.show import err
+from streams.produce import replay_directory
 
-TOPICS = ("items", "users", "exposures", "clicks", "ranking-drops")
-Skip = Callable[[str, bytes], bool]
+SAID_EVERY = 0.25  # of the whole, where nobody looks at a terminal
 
 
 def replay_once(settings: Settings, directory: Path, speed: float, say: Callable[[str], None]) -> bool:
-    """Replay a directory of events into the raw topics unless that was done; True if there was something to do."""
-    mark = settings.data_dir / "example.json"
+    """Replay a directory of events into the raw topics unless this Kafka has had them; True if something was sent."""
     edge.create_topics(settings)
-    places = list(_places(settings))
-    ends = edge.end_offsets(edge.admin(settings.kafka), places, committed=True)
-    known = stack.read_json(mark) or {}
-    if known.get("state") == "done" and sum(ends.values()) > 0:
+    client = edge.reach(settings.kafka)
+    where = f"{client.list_topics(timeout=10).cluster_id}/{settings.topic_prefix}{directory.name}"
+    mark = settings.data_dir / "example.json"
+    done = stack.read_json(mark) or {}
+    if where in done and _holds_events(settings):
         return False
-    starts = known.get("starts", {}) if sum(ends.values()) > 0 else {}
-    if not starts:
-        starts = {f"{p.topic}/{p.partition}": ends[p.topic, p.partition] for p in places}
-        stack.write_json(mark, {"state": "replaying", "directory": str(directory), "starts": starts})
-    skip = already_there(settings, places, starts)
-    produced = replay(settings, directory, speed, skip)
-    stack.write_json(mark, {"state": "done", "directory": str(directory), "events": produced})
-    say(f"replayed {produced:,} events of {directory.name}")
-    return True
+    say(f"replaying {directory.name}")
+    with _shown(say) as progress:
+        sent = replay_directory(settings, directory, speed, progress, resume=f"example-{directory.name}")
+    stack.write_json(mark, done | {where: sent})
+    say(f"replayed {directory.name}: " + ", ".join(f"{count:,} {topic}" for topic, count in sent.items()))
+    return sum(sent.values()) > 0
 
 
-def _places(settings: Settings) -> Iterator[TopicPartition]:
-    counts = edge.partition_counts(edge.admin(settings.kafka))
-    for topic in TOPICS:
-        name = settings.names.topic(topic)
-        yield from (TopicPartition(name, p) for p in range(counts[name]))
+def _holds_events(settings: Settings) -> bool:
+    """Whether the raw topics are still there: the data of a local Kafka may have been removed beside our mark."""
+    client = edge.admin(settings.kafka)
+    counts = edge.partition_counts(client)
+    topics = [settings.names.topic(topic) for topic in ("exposures", "clicks")]
+    places = [TopicPartition(topic, p) for topic in topics for p in range(counts.get(topic, 0))]
+    return any(end > 0 for end in edge.end_offsets(client, places).values())
 
 
-def already_there(settings: Settings, places: list[TopicPartition], starts: dict[str, int]) -> Skip:
-    """Say of each record, by topic and value, whether an earlier replay wrote it; each is spoken for once."""
-    written: Counter[bytes] = Counter()
-    for place in places:
-        start = starts.get(f"{place.topic}/{place.partition}", 0)
-        for message in edge.read_to_end(settings.kafka, place.topic, [place.partition], start=start):
-            written[_digest(place.topic, message.value() or b"")] += 1
+class _shown:  # noqa: N801  (used as a function: `with _shown(say) as progress`)
+    """A progress bar on a terminal, a line at each quarter elsewhere."""
 
-    def skip(topic: str, value: bytes) -> bool:
-        digest = _digest(topic, value)
-        if not written[digest]:
-            return False
-        written[digest] -= 1
-        return True
+    def __init__(self, say: Callable[[str], None]) -> None:
+        columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._say, self._said = say, 0.0
+        self._bar = Progress(*columns, console=err(), transient=True, disable=not err().is_terminal)
 
-    return skip
+    def __enter__(self) -> Callable[[int, int], None]:
+        self._bar.start()
+        self._task = self._bar.add_task("replay", total=None)
+        return self._progress
 
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
 
-def _digest(topic: str, value: bytes) -> bytes:
-    return hashlib.blake2b(topic.encode() + b"\n" + value, digest_size=16).digest()
+    def _progress(self, done: int, total: int) -> None:
+        self._bar.update(self._task, completed=done, total=total)
+        if self._bar.disable and done / total >= self._said + SAID_EVERY:
+            self._said = done / total
+            self._say(f"replayed {done:,} of {total:,} lines")

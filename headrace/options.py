@@ -9,23 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from contract.errors import BadInputError
-from headrace import stack
 
 if TYPE_CHECKING:
     from contract.settings import Settings
 
 Bootstrap = Annotated[
-    str | None, typer.Option("--bootstrap-server", help="Kafka, host:port; else the local one", show_default=False)
+    str | None,
+    typer.Option("--bootstrap-server", metavar="HOST:PORT", help="Kafka; else the local one", show_default=False),
 ]
 RedisUrl = Annotated[
-    str | None, typer.Option("--redis-url", help="redis:// or rediss:// URL; else the local one", show_default=False)
+    str | None,
+    typer.Option("--redis-url", metavar="URL", help="redis:// or rediss://; else the local one", show_default=False),
 ]
 Namespace = Annotated[
-    str | None, typer.Option("--namespace", help="name of everything derived; live by default", show_default=False)
+    str | None,
+    typer.Option("--namespace", metavar="NAME", help="name of everything derived; live by default", show_default=False),
 ]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", help="any setting, name=value, as often as wanted", show_default=False),
+    typer.Option("--set", metavar="NAME=VALUE", help="any setting, as often as wanted", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON even on a terminal")]
 SECRETS = ("kafka.sasl_password", "kafka.ssl_key_password")
@@ -79,6 +81,7 @@ def settings(
 def load_at(directory: Path, given: Mapping[str, Any]) -> "Settings":
     """Settings on top of the record in a data directory."""
     from contract.settings import load  # noqa: PLC0415  (pydantic is slow to import, --help is not to wait for it)
+    from headrace import stack  # noqa: PLC0415
 
     record = stack.read_record(directory)
     return load({**given, "data_dir": directory}, record.settings if record else {})

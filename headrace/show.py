@@ -2,22 +2,26 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:  # `--help` does not wait for them
+    from rich.console import Console
+    from rich.table import Table
 
 STEP = 1_024.0
 
 
-def out() -> Console:
+def out() -> "Console":
     """Console of standard output."""
+    from rich.console import Console  # noqa: PLC0415  (`--help` does not wait for it; likewise below)
+
     return Console(highlight=False)
 
 
-def err() -> Console:
+def err() -> "Console":
     """Console of standard error."""
+    from rich.console import Console  # noqa: PLC0415
+
     return Console(stderr=True, highlight=False)
 
 
@@ -28,14 +32,18 @@ def wants_json(asked: bool) -> bool:
 
 def print_json(value: Any) -> None:
     """Print one JSON document, indented."""
+    import msgspec  # noqa: PLC0415
+
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> Table:
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> "Table":
     """Table whose `right` columns are aligned to the right; None shows as a dash."""
+    from rich.table import Table  # noqa: PLC0415
+
     made = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        made.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name == columns[0])
     for row in rows:
         made.add_row(*("-" if cell is None else str(cell) for cell in row))
     return made
@@ -52,7 +60,7 @@ def size(count_bytes: float | None) -> str | None:
     return f"{count_bytes:.1f} GiB"
 
 
-def said_once(console: Console) -> Callable[[str], None]:
+def said_once(console: "Console") -> Callable[[str], None]:
     """Printer that does not repeat the line it printed last."""
     last = ""
 

@@ -10,6 +10,7 @@ from contract.settings import Settings, environment_of, masked
 from contract.topics import TOPICS
 
 COLUMNS = ("topic", "key", "writer → reader", "what", "kind")
+SETTING_COLUMNS = ("setting", "environment", "default", "bound", "what")
 ABOUT_KIND = {"raw": "raw, JSON", "derived": "inside, msgpack", "dlq": "dead letters"}
 BOUNDS = {"ge": "≥ ", "gt": "> ", "le": "≤ ", "lt": "< ", "min_length": "length ≥ ", "max_length": "length ≤ "}
 
@@ -36,7 +37,7 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def settings_rows() -> list[tuple[str, str, str, str, str]]:
-    """Dotted name, default, bound, environment name and help of every setting; secrets masked."""
+    """Dotted name, environment name, default, bound and help of every setting; secrets masked."""
     return list(_rows(Settings, Settings.model_construct(), ""))
 
 
@@ -51,7 +52,7 @@ def _rows(kind: type[BaseModel], defaults: Any, prefix: str) -> Iterator[tuple[s
             variable = f"HEADRACE_{dotted.upper().replace('.', '__')}"
             text = texts.get(variable, "")
             shown = masked(text) if isinstance(default, SecretStr) else text
-            yield dotted, shown, bound(info), variable, info.description or ""
+            yield dotted, variable, shown, bound(info), info.description or ""
 
 
 def bound(info: FieldInfo) -> str:
