@@ -1,0 +1,181 @@
+"""The whole room on a real Kafka: samples in, versions and deltas out, killed in between."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from confluent_kafka import TopicPartition
+
+from contract import kafka
+from contract.messages import Item, Marker, Sample, User, encode
+from contract.settings import Settings, environment_of
+from contract.updates import Assembler, Update, decode_chunk
+from tests.trainer.world import START_MS, samples
+from trainer import checkpoint
+
+SettingsFactory = Callable[..., Settings]
+PARTITIONS = 4
+WAIT_S = 60
+COMMAND = [sys.executable, "-c", "from contract.settings import load; from trainer.train import run; run(load())"]
+
+
+def started(settings: Settings) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(COMMAND, env={**os.environ, **environment_of(settings)})
+
+
+def stopped(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> int:
+    process.send_signal(number)
+    return process.wait(30)
+
+
+def put(settings: Settings, records: Iterable[Sample], *, idle: bool = False) -> None:
+    """Write samples as streams does: by partition, in one transaction, with markers behind them."""
+    target = kafka.producer(settings.kafka, transactional_id=f"{settings.topic_prefix}put")
+    target.init_transactions(10)
+    target.begin_transaction()
+    progress: dict[int, int] = {}
+    topic = settings.names.topic("samples")
+    for sample in records:
+        partition = kafka.partition_of(sample.user_id.encode(), PARTITIONS)
+        kafka.produce(target, topic, encode(sample), sample.user_id.encode(), partition=partition)
+        progress[partition] = sample.ts_ms
+    for partition, ts_ms in progress.items():
+        kafka.produce(target, topic, encode(Marker(ts_ms, idle)), None, partition=partition)
+    target.commit_transaction(10)
+
+
+def put_features(settings: Settings) -> None:
+    target = kafka.producer(settings.kafka)
+    for item in range(60):
+        record = encode(Item(f"i{item}", START_MS, {"tag": f"t{item % 7}"}))
+        kafka.produce(target, settings.names.topic("catalogue"), record, f"i{item}".encode())
+    for user in range(30):
+        record = encode(User(f"u{user}", START_MS, {"age": user % 5}))
+        kafka.produce(target, settings.names.topic("profiles"), record, f"u{user}".encode())
+    assert target.flush(10) == 0
+
+
+def updates(settings: Settings) -> list[Update]:
+    assembler = Assembler()
+    found = []
+    for message in kafka.read_to_end(settings.kafka, settings.names.topic("updates"), [0]):
+        value = message.value()
+        if value and (whole := assembler.add(decode_chunk(bytes(value)))):  # type: ignore[arg-type]
+            found.append(whole)
+    return found
+
+
+def lag(settings: Settings) -> int:
+    """Lag of the trainer's group as a lag tool sees it."""
+    topic = settings.names.topic("samples")
+    at = [TopicPartition(topic, p) for p in range(PARTITIONS)]
+    ends = kafka.end_offsets(kafka.admin(settings.kafka), at, committed=True)
+    reader = kafka.consumer(settings.kafka, settings.names.group("trainer"))
+    try:
+        return sum(ends[topic, c.partition] - max(c.offset, 0) for c in reader.committed(at, 10))
+    finally:
+        reader.close()
+
+
+def until(what: Callable[[], Any]) -> None:
+    end = time.monotonic() + WAIT_S
+    while time.monotonic() < end:
+        if what():
+            return
+        time.sleep(0.2)
+    pytest.fail("did not happen in time")
+
+
+@pytest.fixture
+def prepared(settings: SettingsFactory) -> Settings:
+    own = settings(**{"train.batch": 64, "train.negatives": 32, "model.dim": 8, "full.min_samples": 50})
+    kafka.create_topics(own)
+    put_features(own)
+    return own
+
+
+def test_killed_trainer_counts_every_sample_once(prepared: Settings) -> None:
+    """After kill -9 every sample counts once, sequences have no gap, lag comes to 0, the last state is published.
+
+    0 ---- 700 samples ---- (a day border) ---- kill -9 ---- 300 more ---- start again ---- 500 more ---- stop
+    """
+    made = samples(1_500, gap_ms=200_000)  # three and a half days
+    put(prepared, made[:700])
+    first = started(prepared)
+    until(lambda: any(u.kind == "delta" for u in updates(prepared)))
+    assert stopped(first, signal.SIGKILL) == -signal.SIGKILL
+    put(prepared, made[700:1_000])
+    second = started(prepared)
+    put(prepared, made[1_000:], idle=True)
+    until(lambda: lag(prepared) == 0)
+    assert stopped(second) == 0
+
+    loaded = checkpoint.load(prepared.files / "checkpoints")
+    assert loaded is not None
+    manifest, packed = loaded
+    assert manifest.samples == len(made) == packed.plain["numbers"]["samples"]
+    assert packed.plain["now"][0] == len(made)
+    assert packed.plain["numbers"]["full_updates"] >= 3
+
+    found = updates(prepared)
+    newest = max(u.version for u in found)
+    assert newest == packed.plain["numbers"]["full_updates"] + 1
+    for version in {u.version for u in found}:
+        sequences = [u.sequence for u in found if u.version == version]
+        assert sequences == list(range(sequences[0], sequences[0] + len(sequences))), version
+        assert next(u for u in found if u.version == version).kind == "snapshot"
+    assert found[-1].manifest.samples == len(made)
+    assert found[-1].manifest.arrival_ms == made[-1].arrival_ms
+
+
+def test_what_is_published_is_what_was_learned(prepared: Settings) -> None:
+    """The newest snapshot and the deltas after it give the checkpoint's rows, bit for bit; deleted ids are gone."""
+    put(prepared, samples(300), idle=True)
+    process = started(prepared)
+    until(lambda: lag(prepared) == 0 and any(u.kind == "delta" for u in updates(prepared)))
+    target = kafka.producer(prepared.kafka)
+    kafka.produce(target, prepared.names.topic("catalogue"), None, b"i3")
+    kafka.produce(target, prepared.names.topic("profiles"), None, b"u4")
+    target.flush(10)
+    until(lambda: any("i3" in rows.deleted for u in updates(prepared) for rows in u.items))
+    until(lambda: any("u4" in rows.deleted for u in updates(prepared) for rows in u.users))
+    assert stopped(process) == 0
+
+    served: dict[str, bytes] = {}
+    served_items: dict[str, bytes] = {}
+    for update in updates(prepared):
+        width = update.manifest.dim * 4
+        for kind, rows_of in ((served, update.users), (served_items, update.items)):
+            if update.kind == "snapshot":
+                kind.clear()
+            for rows in rows_of:
+                kind.update((text, rows.rows[n * width : (n + 1) * width]) for n, text in enumerate(rows.ids))
+                for text in rows.deleted:
+                    kind.pop(text, None)
+    loaded = checkpoint.load(prepared.files / "checkpoints")
+    assert loaded is not None
+    tensors, plain = loaded[1]
+    for name, rows in (("users", served), ("items", served_items)):
+        ids, _ = plain["indexes"][name]
+        values = tensors[f"live.{name}.values"].numpy()
+        assert rows == {text: values[row].tobytes() for row, text in enumerate(ids) if text is not None}, name
+    assert "i3" not in served_items
+    assert "u4" not in served
+
+
+def test_second_trainer_is_refused(prepared: Settings) -> None:
+    """One namespace has one trainer: a second one says so and ends."""
+    process = started(prepared)
+    until(lambda: updates(prepared))
+    second = subprocess.run(COMMAND, env={**os.environ, **environment_of(prepared)}, capture_output=True, check=False)
+    assert second.returncode != 0
+    assert b"another trainer holds" in second.stderr
+    assert stopped(process) == 0
+    kinds = Counter(u.kind for u in updates(prepared))
+    assert kinds == {"snapshot": 1}

@@ -1,0 +1,77 @@
+"""Which samples make a day, and when a full update is due. Pure; days follow event time in a named zone.
+
+Kept of every sample since the last full update: partition, offset, day. A day border is passed when `Merge.passed_ms`
+is past it. Samples that come for a day already passed belong to the day that is being gathered. Days with fewer than
+`min_samples` are merged into the next; a jump over years is one border.
+"""
+
+from array import array
+from datetime import datetime
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from trainer.frequency import I64
+
+
+class Picks(NamedTuple):
+    """Samples by partition and offset [n], in the order in which they were learned."""
+
+    partition: I64
+    offset: I64
+
+
+class Days:
+    """What has been gathered, and the day that stream time is in."""
+
+    def __init__(self, time_zone: str, min_samples: int) -> None:
+        self.zone, self.min_samples = ZoneInfo(time_zone), min_samples
+        self.today = 0  # day ordinal of stream time; 0: before the first
+        self.partition, self.offset, self.day = array("q"), array("q"), array("q")
+
+    def day_of(self, ts_ms: int) -> int:
+        """Ordinal of the local date."""
+        return datetime.fromtimestamp(ts_ms // 1000, self.zone).toordinal()
+
+    def add(self, partition: int, offset: int, ts_ms: int) -> None:
+        """A sample is learned."""
+        self.partition.append(partition)
+        self.offset.append(offset)
+        self.day.append(max(self.day_of(ts_ms), self.today))
+
+    def passed(self, passed_ms: int) -> bool:
+        """Move stream time on; give whether a full update is due."""
+        today = self.day_of(passed_ms)
+        if today <= self.today:
+            return False
+        self.today = today
+        return int(np.count_nonzero(self._days() < today)) >= self.min_samples
+
+    def take(self) -> tuple[Picks, Picks]:
+        """Samples of the days passed, which are forgotten here, and those since."""
+        over = self._days() < self.today
+        partition, offset = np.array(self.partition, np.int64), np.array(self.offset, np.int64)
+        day, since = Picks(partition[over], offset[over]), Picks(partition[~over], offset[~over])
+        days = self._days()[~over]
+        self.partition, self.offset, self.day = array("q", since.partition), array("q", since.offset), array("q", days)
+        return day, since
+
+    def _days(self) -> I64:
+        return np.array(self.day, np.int64)
+
+    def state(self) -> dict[str, I64]:
+        """Arrays for a checkpoint."""
+        return {
+            "today": np.array([self.today], np.int64),
+            "partition": np.array(self.partition, np.int64),
+            "offset": np.array(self.offset, np.int64),
+            "day": self._days(),
+        }
+
+    def load(self, state: dict[str, I64]) -> None:
+        """Take what `state` gave."""
+        self.today = int(state["today"][0])
+        self.partition, self.offset, self.day = (
+            array("q", state[name].tolist()) for name in ("partition", "offset", "day")
+        )

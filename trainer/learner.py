@@ -1,0 +1,296 @@
+"""The learner: samples in, both towers change; no Kafka, no clock. The live trainer and offline evaluation run this.
+
+    learner.step(samples)      scores them, learns them incrementally (ID tables only), counts them
+    learner.full_update(day, since)   from the last full model: one shuffled epoch over `day`, all parameters; then
+                               `since` incrementally; the result is the live model
+
+B batch, D dim, L history, m bags, N items, U distinct candidates, H hard negatives.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from contract import settings
+from contract.messages import HardNegatives, Sample
+from trainer.batch import Batch, build, kept
+from trainer.evaluate import popularity_ranks, ranks
+from trainer.frequency import I64
+from trainer.loss import accidental, candidate_bias, sampled_softmax
+from trainer.model import Model, bags, decay_weights, token_sums, tower
+from trainer.negatives import Drawn
+from trainer.optimizer import gradient_of, leaf, step_layer, step_rows
+from trainer.state import State
+from trainer.table import Rows
+
+ITEM_START = 0.1  # standard deviation of an item-ID row when the item is first learned
+
+
+@dataclass
+class Gathered:
+    """Distinct rows of one table, as a leaf, and the places of what was asked for."""
+
+    table: Rows
+    rows: Tensor  # [n]
+    places: Tensor  # as asked
+    values: Tensor  # [n, D]
+
+    def learn(self, rate: float) -> None:
+        """Write the rows back, moved against their gradient."""
+        step_rows(self.table, self.rows, self.values.detach(), gradient_of(self.values), rate)
+
+
+def gather(table: Rows, asked: I64) -> Gathered:
+    """Distinct rows of those asked for."""
+    rows, places = np.unique(asked, return_inverse=True)
+    at = torch.from_numpy(rows)
+    return Gathered(table, at, torch.from_numpy(places.reshape(asked.shape)), leaf(table.values[at]))
+
+
+class Learner:
+    """A `State` and the rules by which samples change it."""
+
+    def __init__(self, model: settings.Model, train: settings.Train, full: settings.Full, history_length: int) -> None:
+        self.model, self.train, self.full, self.length = model, train, full, history_length
+        bag_count = len(model.history_decays)
+        self.state = State(model.dim, bag_count, model.hidden, model.prior_half_life_clicks, train.seed)
+
+    # ---- one step ----------------------------------------------------------------------------------------------------
+
+    def step(self, records: list[Sample | HardNegatives]) -> float | None:
+        """Score, learn incrementally and count some records in order; give the loss, None without samples."""
+        for record in records:
+            if isinstance(record, HardNegatives):
+                self.state.drops.add(record.user_id, record.items)
+        state = self.state
+        samples = [r for r in records if isinstance(r, Sample)]
+        state.numbers["samples"] += len(samples)
+        samples = [s for s in samples if s.item_id not in state.withdrawn]
+        if not samples:
+            return None
+        known = np.array([state.items.get(s.item_id) for s in samples], np.int64)  # [B], -1 new
+        batch = self.batch(samples)
+        first = state.positives.add(batch.user, batch.item, batch.ts_ms)
+        self._score(batch, known, first)
+        loss = self.learn(state.live, batch, everything=False)
+        self._count(batch, first)
+        state.expire(self.train.max_user_rows, self.train.max_item_rows)
+        return loss
+
+    def batch(self, samples: list[Sample]) -> Batch:
+        """Arrays of some samples; their users, items and context tokens get rows."""
+        state = self.state
+        items, profiles = state.items.row_of, state.profiles.row_of
+        batch = build(
+            samples,
+            state.user,
+            state.item,
+            lambda text: items.get(text, -1),
+            lambda text: profiles.get(text, -1),
+            state.context.admit,
+            self.length,
+        )
+        state.grow()
+        return batch
+
+    def _score(self, batch: Batch, known: I64, first: np.ndarray) -> None:
+        """Rank each first click among all candidates, before it is learned."""
+        state, at = self.state, np.flatnonzero(first)
+        if not len(at):
+            return
+        alive = state.flags["items.alive"][: state.items.rows]
+        scores = self.scores(self.user_vectors(batch)[torch.from_numpy(at)])  # [n, N]
+        places, items, ts_ms = state.positives.pairs(batch.user[at])
+        earlier = (ts_ms < batch.ts_ms[at][places]) & alive[items]
+        left_out = places[earlier], items[earlier]
+        usable = np.where(known[at] >= 0, np.where(alive[known[at]], known[at], -1), -1)
+        counts = state.popularity.decayed(slice(0, state.items.rows))
+        state.recall.add(ranks(scores, usable, left_out), popularity_ranks(counts, alive, usable, left_out))
+
+    def scores(self, users: Tensor) -> np.ndarray:
+        """Served scores [n, N] of all item rows for user vectors [n, D]; -inf for what is no candidate."""
+        state, model = self.state, self.model
+        cosines = users @ state.fresh_vectors().T  # [n, N]
+        bias = np.zeros(state.items.rows)
+        if model.correction == "prior":
+            cosines /= model.temperature
+            counts = state.counts.decayed(slice(0, state.items.rows))
+            bias = model.prior_weight * np.log(counts + model.prior_epsilon)  # [N]
+        bias[~state.flags["items.alive"][: state.items.rows]] = -np.inf
+        cosines += torch.from_numpy(bias.astype(np.float32))
+        scores: np.ndarray = cosines.numpy()
+        return scores
+
+    def user_vectors(self, batch: Batch) -> Tensor:
+        """User vectors [B, D] under the live model, as the server would make them."""
+        state, tables = self.state, self.state.live.tables
+        known = batch.history >= 0  # [B, L]
+        own = tables["users"].values[torch.from_numpy(batch.user)]  # [B, D]
+        weights = decay_weights(known, self.model.history_decays)  # [B, m, L]
+        bag = bags(tables["items"].values, torch.from_numpy(np.maximum(batch.history, 0)), weights)  # [B, m * D]
+        profile = state.profile_tokens.sums_of(batch.profile, tables["profile"])  # [B, D]
+        context = self._context(tables["context"].values, torch.from_numpy(batch.context), batch)  # [B, D]
+        return tower(torch.cat([own, bag, profile, context], dim=1), state.live.layers, "user")
+
+    def _context(self, rows: Tensor, flat: Tensor, batch: Batch) -> Tensor:
+        return token_sums(rows, flat, torch.from_numpy(batch.context_lengths))
+
+    def _count(self, batch: Batch, first: np.ndarray) -> None:
+        state = self.state
+        state.counts.add(batch.item)
+        state.popularity.add(batch.item[first])
+        state.flags["items.alive"][batch.item] = True
+        state.flags["items.touched"][batch.item] = True
+        state.flags["users.profiled"][batch.user] |= batch.profile >= 0
+        state.last_seen["users"][batch.user] = state.counts.now
+        state.last_seen["items"][batch.item] = state.counts.now
+        state.numbers["event_ms"] = max(state.numbers["event_ms"], int(batch.ts_ms.max()))
+        newest = max(s.arrival_ms for s in batch.samples)
+        state.numbers["arrival_ms"] = max(state.numbers["arrival_ms"], newest)
+
+    # ---- learning ----------------------------------------------------------------------------------------------------
+
+    def learn(self, model: Model, batch: Batch, *, everything: bool) -> float:
+        """One gradient step; with `everything` all parameters move, else only the two ID tables."""
+        state, tables, rng = self.state, model.tables, self.state.rng
+        counts = state.counts.decayed(slice(0, state.items.rows))  # [N]
+
+        # 1. candidates: the batch's positives and drawn negatives; hard ones of each sample
+        hard_sample, hard_item = self._hard_pairs(batch)  # [H], [H]
+        drawn_from = Drawn(counts)
+        drawn = drawn_from.draw(self.train.negatives - len(hard_item), rng)
+        candidates, times = np.unique(np.concatenate([batch.item, drawn]), return_counts=True)  # [U]
+        places = np.searchsorted(candidates, batch.item)  # [B]
+        self._start(tables["items"], batch.item)
+
+        # 2. leaves: distinct rows, gathered once
+        known = batch.history >= 0  # [B, L]
+        history = np.where(known, batch.history, batch.item[:, None])  # [B, L], places without weight point anywhere
+        items = gather(tables["items"], np.concatenate([candidates, hard_item, history.ravel()]))
+        users = gather(tables["users"], batch.user)
+        rows = np.concatenate([candidates, hard_item])  # [U + H]
+        layers = {name: leaf(layer) for name, layer in model.layers.items()} if everything else model.layers
+        moving = [(items, 1.0), (users, self.train.user_rate)]
+        if everything:
+            flat, lengths = state.profile_tokens.flat(batch.profile)
+            profile = gather(tables["profile"], flat)
+            context = gather(tables["context"], batch.context)
+            item_flat, item_lengths = state.item_tokens.flat(rows)
+            features = gather(tables["item_features"], item_flat)
+            profile_sums = token_sums(profile.values, profile.places, torch.from_numpy(lengths))  # [B, D]
+            context_sums = self._context(context.values, context.places, batch)  # [B, D]
+            feature_sums = token_sums(features.values, features.places, torch.from_numpy(item_lengths))  # [U + H, D]
+            moving += [(profile, 1.0), (context, 1.0), (features, 1.0)]
+        else:
+            profile_sums = state.profile_tokens.sums_of(batch.profile, tables["profile"])  # [B, D]
+            context_sums = self._context(tables["context"].values, torch.from_numpy(batch.context), batch)  # [B, D]
+            feature_sums = state.item_tokens.sums_of(rows, tables["item_features"])  # [U + H, D]
+
+        # 3. towers
+        bag = bags(items.values, items.places[len(rows) :].view(*history.shape), self._weights(known))  # [B, m * D]
+        own = users.values[users.places]  # [B, D]
+        a = tower(torch.cat([own, bag, profile_sums, context_sums], dim=1), layers, "user")  # [B, D]
+        item_own = items.values[items.places[: len(rows)]]  # [U + H, D]
+        b = tower(torch.cat([item_own, feature_sums], dim=1), layers, "item")  # [U + H, D]
+
+        # 4. loss
+        known_sample, known_item, _ = state.positives.pairs(batch.user)
+        mask = accidental(places, known_sample, known_item, candidates, state.of_row)  # [B, U]
+        bias = torch.from_numpy(self._bias(counts, rows, drawn_from, len(drawn), len(batch)))  # [U + H]
+        hard = self._hard(batch, a, b[len(candidates) :], bias[len(candidates) :], hard_sample, hard_item)
+        weights = kept(batch.samples, counts[batch.item], self.train.hot_item_keep_clicks, self.train.seed)  # [B]
+        loss = sampled_softmax(
+            a @ b[: len(candidates)].T,
+            torch.from_numpy(places),
+            torch.from_numpy(mask),
+            bias[: len(candidates)],
+            torch.from_numpy(times.astype(np.float32)),
+            self.model.temperature,
+            torch.from_numpy(weights.astype(np.float32)),
+            hard,
+        )
+        loss.backward()  # type: ignore[no-untyped-call]
+
+        # 5. move what may move
+        rate = self.train.learning_rate * (1.0 if everything else self.train.incremental_rate)
+        for gathered, factor in moving:
+            gathered.learn(rate * factor)
+        if everything:
+            for name, layer in layers.items():
+                step_layer(model.layers[name], model.layer_acc[name], gradient_of(layer), self.full.layer_rate)
+        else:
+            state.flags["users.touched"][users.rows.numpy()] = True
+            state.flags["items.touched"][items.rows.numpy()] = True
+            state.stale[items.rows.numpy()] = True
+        return float(loss.detach())
+
+    def _hard_pairs(self, batch: Batch) -> tuple[I64, I64]:
+        """Samples [H] and item rows [H] of hard negatives: at most `hard_share` of the negatives."""
+        state, most = self.state, int(self.train.negatives * self.train.hard_share)
+        pairs = state.drops.draw([s.user_id for s in batch.samples], most, state.rng)
+        rows = [(place, state.items.get(item)) for place, item in pairs]
+        known = np.array([pair for pair in rows if pair[1] >= 0], np.int64).reshape(-1, 2)
+        return known[:, 0], known[:, 1]
+
+    def _weights(self, known: np.ndarray) -> Tensor:
+        return decay_weights(known, self.model.history_decays)
+
+    def _start(self, table: Rows, items: I64) -> None:
+        """Give items that are learned for the first time a random row: two zero vectors would never move."""
+        rows = torch.from_numpy(np.unique(items))
+        new = rows[(table.values[rows] == 0).all(dim=1)]
+        if len(new):
+            drawn = self.state.rng.normal(0.0, ITEM_START, (len(new), self.model.dim))
+            table.values[new] = torch.from_numpy(drawn.astype(np.float32))
+
+    def _bias(self, counts: np.ndarray, rows: I64, drawn_from: Drawn, drawn: int, positives: int) -> np.ndarray:
+        own = counts[rows]
+        model = self.model
+        bias = candidate_bias(
+            model.correction,
+            own,
+            float(counts.sum()),
+            drawn_from.expected(own, drawn),
+            positives,
+            model.prior_weight,
+            model.prior_epsilon,
+        )
+        return bias.astype(np.float32)
+
+    def _hard(
+        self, batch: Batch, a: Tensor, b: Tensor, bias: Tensor, samples: I64, items: I64
+    ) -> tuple[Tensor, Tensor] | None:
+        """Sample [H] and logit [H] of hard negatives [H, D]; what the user likes is no negative."""
+        liked = self.state.positives.by_user
+        users = batch.user[samples].tolist()
+        good = [item not in liked.get(user, {}) for user, item in zip(users, items.tolist(), strict=True)]
+        if not any(good):
+            return None
+        at = torch.from_numpy(np.flatnonzero(good))
+        rows = torch.from_numpy(samples)[at]  # [H]
+        return rows, (a[rows] * b[at]).sum(dim=1) / self.model.temperature + bias[at]
+
+    # ---- the full update ---------------------------------------------------------------------------------------------
+
+    def full_update(self, day: list[Sample], since: list[Sample]) -> float:
+        """Learn a day from the last full model, then what came since; gives the mean loss of the epoch."""
+        state, size = self.state, self.train.batch
+        day, since = self._still_known(day), self._still_known(since)
+        shuffled = [day[k] for k in state.rng.permutation(len(day))]
+        losses = [
+            self.learn(state.full, self.batch(shuffled[n : n + size]), everything=True)
+            for n in range(0, len(shuffled), size)
+        ]
+        state.live.take(state.full)
+        state.all_moved()
+        for n in range(0, len(since), size):
+            self.learn(state.live, self.batch(since[n : n + size]), everything=False)
+        state.numbers["full_updates"] += 1
+        return float(np.mean(losses)) if losses else 0.0
+
+    def _still_known(self, samples: list[Sample]) -> list[Sample]:
+        """Leave out those whose user or item was deleted since."""
+        users, items = self.state.users.row_of, self.state.items.row_of
+        return [s for s in samples if s.user_id in users and s.item_id in items]

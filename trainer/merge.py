@@ -1,0 +1,106 @@
+"""In which order the partitions of `samples` are read: a backlog by event time, live data as it arrives. Pure.
+
+    partition 0   s(10:00) s(10:04) marker(10:05) | unread ...        reached 10:05, unread
+    partition 1   s(10:01) s(10:09)                                   at its end
+    partition 2   marker(9:00, idle)                                  idle
+
+Next is the record of the partition that is least far, by the larger of its marker's progress and the newest event taken
+from it, or by its next sample's time if that is later. A partition with unread records of which none is here yet is
+waited for, while it may be the least far; one at its end, or flagged idle, holds nobody up. Reading partitions in
+bursts instead cost up to 1.4 points of recall, even for plain popularity.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from contract.messages import HardNegatives, Marker, Sample, SampleRecord
+
+LONG_AGO = -(1 << 62)
+
+
+class Taken(NamedTuple):
+    """A record in its turn."""
+
+    partition: int
+    offset: int
+    record: SampleRecord
+
+
+@dataclass
+class Lane:
+    """One partition."""
+
+    queue: deque[tuple[int, SampleRecord]] = field(default_factory=deque)
+    at_end: bool = False  # nothing unread behind the queue
+    idle: bool = False
+    progress_ms: int = LONG_AGO  # of its last marker taken
+    reached_ms: int = LONG_AGO  # that, or the newest event taken
+
+    def turn_ms(self) -> int:
+        """How far the lane is once its next record is taken, as far as can be told before."""
+        record = self.queue[0][1]
+        return self.reached_ms if isinstance(record, Marker) else max(self.reached_ms, record.ts_ms)
+
+
+class Merge:
+    """Takes records of each partition in offset order, gives them in one order."""
+
+    def __init__(self, partitions: list[int]) -> None:
+        self.lanes = {p: Lane() for p in partitions}
+
+    def add(self, partition: int, offset: int, record: SampleRecord) -> None:
+        """A record has come."""
+        lane = self.lanes[partition]
+        lane.queue.append((offset, record))
+        lane.at_end = False
+
+    def end(self, partition: int) -> None:
+        """The partition has no more records for now."""
+        self.lanes[partition].at_end = True
+
+    def next(self) -> Taken | None:
+        """Give the record whose turn it is; None: nothing here, or another partition must be heard first."""
+        ready = [(lane.turn_ms(), p) for p, lane in self.lanes.items() if lane.queue]
+        if not ready:
+            return None
+        turn_ms, partition = min(ready)
+        for lane in self.lanes.values():
+            if not (lane.queue or lane.at_end or lane.idle) and lane.reached_ms < turn_ms:
+                return None
+        lane = self.lanes[partition]
+        offset, record = lane.queue.popleft()
+        if isinstance(record, Marker):
+            lane.idle = record.idle
+            if record.progress_ms is not None:
+                lane.progress_ms = max(lane.progress_ms, record.progress_ms)
+                lane.reached_ms = max(lane.reached_ms, record.progress_ms)
+        elif isinstance(record, Sample | HardNegatives):
+            lane.reached_ms = max(lane.reached_ms, record.ts_ms)
+        return Taken(partition, offset, record)
+
+    def passed_ms(self) -> int | None:
+        """Event time that every partition which is not idle has passed; all idle: the furthest one's."""
+        known = [lane for lane in self.lanes.values() if lane.progress_ms != LONG_AGO]
+        if not known:
+            return None
+        active = [lane.progress_ms for lane in known if not lane.idle]
+        return min(active) if active else max(lane.progress_ms for lane in known)
+
+    def caught_up(self) -> bool:
+        """Nothing is queued and every partition is at its end."""
+        return all(lane.at_end and not lane.queue for lane in self.lanes.values())
+
+    def queued(self, partition: int) -> int:
+        """Records of a partition that wait for their turn."""
+        return len(self.lanes[partition].queue)
+
+    def state(self) -> list[list[Any]]:
+        """Give what a checkpoint holds of each partition."""
+        return [[p, lane.idle, lane.progress_ms, lane.reached_ms] for p, lane in self.lanes.items()]
+
+    def load(self, state: list[list[Any]]) -> None:
+        """Take what `state` gave."""
+        for p, idle, progress_ms, reached_ms in state:
+            if p in self.lanes:
+                self.lanes[p].idle, self.lanes[p].progress_ms, self.lanes[p].reached_ms = idle, progress_ms, reached_ms

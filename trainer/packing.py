@@ -1,0 +1,93 @@
+"""The state as tensors and plain values, for a checkpoint; and back, to the same bits."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.negatives import Drops
+from trainer.state import State
+from trainer.table import Index
+
+
+class Packed(NamedTuple):
+    """What a checkpoint's two data files hold."""
+
+    tensors: dict[str, Tensor]
+    plain: dict[str, Any]
+
+
+def pack(state: State) -> Packed:
+    """Everything of a state, without copying the large parts."""
+    tensors = {f"live.{name}": t for name, t in state.live.tensors().items()}
+    tensors |= {f"full.{name}": t for name, t in state.full.tensors().items()}
+    arrays = {f"flags.{name}": flags for name, flags in state.flags.items()}
+    arrays |= {f"last_seen.{name}": seen for name, seen in state.last_seen.items()}
+    arrays |= {f"positives.{name}": values for name, values in state.positives.state().items()}
+    for name, counts in (("counts", state.counts), ("popularity", state.popularity)):
+        arrays |= {f"{name}.count": counts.count, f"{name}.count_at": counts.count_at}
+    arrays |= {"stale": state.stale, "digests": state.digests}
+    tensors |= {name: torch.from_numpy(array) for name, array in arrays.items()}
+    tensors["vectors"] = state.vectors
+    plain = {
+        "indexes": {name: [index.ids, index.free] for name, index in _indexes(state).items()},
+        "now": [state.counts.now, state.popularity.now],
+        "recall": state.recall.state(),
+        "drops": [[user, list(items)] for user, items in state.drops.by_user.items()],
+        "rng": _texts(state.rng.bit_generator.state),
+        "deleted": {name: sorted(ids) for name, ids in state.deleted.items()},
+        "withdrawn": sorted(state.withdrawn),
+        "numbers": state.numbers,
+    }
+    return Packed(tensors, plain)
+
+
+def unpack(state: State, packed: Packed) -> None:
+    """Make a new state, of the same shape, what was packed; features come again from their topics."""
+    tensors, plain = packed
+    for prefix, model in (("live.", state.live), ("full.", state.full)):
+        model.load({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
+    arrays = {name: t.numpy() for name, t in tensors.items() if not name.startswith(("live.", "full."))}
+    state.flags = {name: arrays[f"flags.{name}"] for name in state.flags}
+    state.last_seen = {name: arrays[f"last_seen.{name}"] for name in state.last_seen}
+    state.positives.load({name: arrays[f"positives.{name}"] for name in ("users", "lengths", "items", "ts_ms")})
+    for name, counts, now in zip(("counts", "popularity"), (state.counts, state.popularity), plain["now"], strict=True):
+        counts.count, counts.count_at, counts.now = arrays[f"{name}.count"], arrays[f"{name}.count_at"], now
+    state.stale, state.digests, state.vectors = arrays["stale"], arrays["digests"], tensors["vectors"]
+    state.of_row = np.full(len(state.stale), -1, np.int64)
+    for name, index in _indexes(state).items():
+        ids, free = plain["indexes"][name]
+        Index.__init__(index, ids, free)
+    state.recall.load(plain["recall"])
+    state.drops = Drops()
+    for user, items in plain["drops"]:
+        state.drops.add(user, items)
+    state.rng.bit_generator.state = _numbers(plain["rng"])
+    state.deleted = {name: set(ids) for name, ids in plain["deleted"].items()}
+    state.withdrawn = set(plain["withdrawn"])
+    state.numbers = dict(plain["numbers"])
+
+
+def _indexes(state: State) -> dict[str, Index]:
+    return {
+        "users": state.users,
+        "items": state.items,
+        "profiles": state.profiles,
+        "profile": state.profile_tokens.vocabulary.index,
+        "context": state.context.index,
+        "item_features": state.item_tokens.vocabulary.index,
+    }
+
+
+def _texts(value: Any) -> Any:
+    """Big whole numbers of a generator's state as texts: msgpack holds 64 bits."""
+    if isinstance(value, dict):
+        return {key: _texts(inner) for key, inner in value.items()}
+    return f"int:{value}" if isinstance(value, int) else value
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _numbers(inner) for key, inner in value.items()}
+    return int(value[4:]) if isinstance(value, str) and value.startswith("int:") else value

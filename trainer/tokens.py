@@ -1,0 +1,91 @@
+"""Feature tokens of owners (items, profiles, requests): token ids to table rows, and each owner's token sum.
+
+owner row     tokens                                        sum [D]
+0          ("tag","=39") ("tag","=2") ("type","=AD")      (r0 + r1 + r2) / sqrt(3)
+1          none                                           0
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from contract.features import Token, tokens
+from trainer.frequency import I64
+from trainer.model import token_sums
+from trainer.table import Index, Rows, doubled
+
+NONE: I64 = np.zeros(0, np.int64)
+
+
+def key(token: Token) -> str:
+    """A token as one text; the name's length stands first, so that no two tokens collide."""
+    return f"{len(token[0])}:{token[0]}{token[1]}"
+
+
+def token(text: str) -> Token:
+    """The token of a key."""
+    length, rest = text.split(":", 1)
+    return rest[: int(length)], rest[int(length) :]
+
+
+class Vocabulary:
+    """Token keys to rows of one token table."""
+
+    def __init__(self, index: Index | None = None) -> None:
+        self.index = index or Index()
+
+    def admit(self, features: Mapping[str, Any]) -> I64:
+        """Rows [n] of all tokens of an owner's features; new tokens get new rows."""
+        found = [self.index.admit(key(t)) for group in tokens(features).values() for t in group]
+        return np.array(found, np.int64) if found else NONE
+
+    def tokens(self) -> list[Token]:
+        """All tokens in row order."""
+        return [token(text) for text in self.index.ids if text is not None]
+
+
+class Owners:
+    """Each owner row's tokens, and their sums, kept while the token table stands still."""
+
+    def __init__(self, dim: int) -> None:
+        self.vocabulary = Vocabulary()
+        self.lists: list[I64] = []
+        self.sums = torch.zeros(16, dim)  # [capacity, D]
+        self.stale = np.ones(16, bool)  # [capacity]
+
+    def set(self, owner: int, rows: I64) -> None:
+        """Give an owner its tokens."""
+        while owner >= len(self.lists):
+            self.lists.append(NONE)
+        if owner >= len(self.stale):
+            self.stale = doubled(self.stale, owner + 1, 1)
+            larger = torch.zeros(len(self.stale), self.sums.shape[1])
+            larger[: len(self.sums)] = self.sums
+            self.sums = larger
+        self.lists[owner] = rows
+        self.stale[owner] = True
+
+    def flat(self, owners: I64) -> tuple[I64, I64]:
+        """Token rows of owners [n] one after the other, and how many each has [n]; owner -1 has none."""
+        lists = [self.lists[o] if 0 <= o < len(self.lists) else NONE for o in owners.tolist()]
+        lengths = np.fromiter(map(len, lists), np.int64, len(lists))
+        return (np.concatenate(lists) if lists else NONE), lengths
+
+    def sums_of(self, owners: I64, table: Rows) -> Tensor:
+        """Token sums [n, D] of owners [n]; owners without tokens give zero."""
+        known = (owners >= 0) & (owners < len(self.lists))
+        at = np.where(known, owners, 0)
+        old = np.unique(at[known & self.stale[at]])
+        if len(old):
+            flat, lengths = self.flat(old)
+            self.sums[old] = token_sums(table.values, torch.from_numpy(flat), torch.from_numpy(lengths))
+            self.stale[old] = False
+        sums = self.sums[torch.from_numpy(at)]  # [n, D]
+        return sums if known.all() else sums * torch.from_numpy(known).unsqueeze(1)
+
+    def moved(self) -> None:
+        """The token table has changed: every sum is to be made anew."""
+        self.stale[:] = True

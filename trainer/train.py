@@ -1,0 +1,342 @@
+"""The trainer's loop. A recipe; read it top to bottom.
+
+wait for Kafka, hold the lock
+load the newest whole checkpoint                     checkpoint.py, packing.py
+fence the writer before us, see what stands on updates    writer.py
+read catalogue and profiles to their ends            follow.py
+publish a snapshot if updates has none of ours, or goes further than the checkpoint
+for ever:
+take new features                                follow.py
+take samples in their order                      reader.py, merge.py
+B of them, or after max_wait: score, learn, count    learner.py
+a day border is passed: full update, new version     days.py, full.py
+a delta is due: publish what was touched         delta.py, writer.py
+a checkpoint is due: write it, then commit its offsets
+"""
+
+import signal
+import threading
+import time
+from typing import Any
+
+import torch
+from confluent_kafka import KafkaException
+
+from contract import health, kafka, log
+from contract.errors import RefusedError, UnreachableError
+from contract.messages import HardNegatives, Marker, Sample
+from contract.settings import Settings
+from trainer import checkpoint, delta, metrics
+from trainer.days import Days
+from trainer.follow import Follower
+from trainer.full import full_update
+from trainer.learner import Learner
+from trainer.merge import Merge, Taken
+from trainer.packing import Packed, pack, unpack
+from trainer.reader import Reader
+from trainer.writer import Writer
+
+POLL_S = 0.05
+QUIET_S = 0.5  # all is learned for this long: checkpoint, so that lag shows 0
+DELTA_GAP_S = 1.0  # at most one delta in this time
+WINDOW_STEPS = 100  # steps of one log line
+RETRY_S = 1.0
+
+
+def run(settings: Settings) -> None:
+    """Train until SIGTERM or SIGINT."""
+    log.set_up("trainer", settings.log_level)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    torch.set_num_threads(settings.train.threads)
+    with checkpoint.locked(settings.files / "checkpoints"):
+        if not _kafka_is_there(settings, stop):
+            return
+        loop = Loop(settings)
+        server = health.serve(settings.train.port, loop.health)
+        try:
+            loop.start()
+            while not stop.is_set():
+                loop.turn()
+            loop.checkpoint()
+        finally:
+            server.shutdown()
+            loop.close()
+
+
+def _kafka_is_there(settings: Settings, stop: threading.Event) -> bool:
+    while not stop.is_set():
+        try:
+            kafka.create_topics(settings)
+        except (UnreachableError, KafkaException) as error:
+            log.get().warning("waiting", reason=str(error))
+            stop.wait(RETRY_S)
+        else:
+            return True
+    return False
+
+
+class Loop:
+    """The state of the edge: clients, what is pending, what is due. One thread runs it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.directory = settings.files / "checkpoints"
+        self.learner = Learner(settings.model, settings.train, settings.full, settings.history.length)
+        self.days = Days(settings.full.time_zone, settings.full.min_samples)
+        counts = kafka.partition_counts(kafka.admin(settings.kafka))
+        self.partitions = counts[settings.names.topic("samples")]
+        self.merge = Merge(list(range(self.partitions)))
+        self.epoch, self.version, self.sequence = 1, 0, -1
+        offsets = self._restore()
+        self.writer = Writer(settings)
+        self.follower = Follower(settings, self.learner.state, counts)
+        self.reader = Reader(settings, self.partitions, offsets, self.merge)
+        self.pending: list[Taken] = []
+        self.pending_samples = 0
+        self.pending_since = 0.0
+        self.learned = False  # since the last checkpoint
+        self.committed: dict[int, int] = {}
+        now = time.monotonic()
+        self.checkpoint_at = self.learned_at = self.delta_at = now
+        self.unpublished_since = 0.0  # 0: nothing waits
+        self.delta_event_ms = self.learner.state.numbers["event_ms"]
+        self.window: list[float] = []  # losses
+
+    # ---- start -------------------------------------------------------------------------------------------------------
+
+    def _restore(self) -> dict[int, int]:
+        """Take the newest checkpoint; give the offsets from which to go on."""
+        loaded = checkpoint.load(self.directory)
+        if loaded is None:
+            return {}
+        manifest, packed = loaded
+        if manifest.shape != self._shape():
+            raise RefusedError(
+                f"the checkpoint in {self.directory} has {manifest.shape}, the settings say {self._shape()}: "
+                "a model of another shape needs a namespace of its own (--namespace NAME)"
+            )
+        unpack(self.learner.state, packed)
+        self.days.load({n.removeprefix("days."): t.numpy() for n, t in packed.tensors.items() if n.startswith("days.")})
+        self.merge.load(manifest.lanes)
+        self.epoch, self.version, self.sequence = manifest.epoch + 1, manifest.version, manifest.sequence
+        log.get().info("resumed", samples=manifest.samples, version=self.version, sequence=self.sequence)
+        return {int(p): offset for p, offset in manifest.offsets.items()}
+
+    def _shape(self) -> dict[str, int]:
+        model = self.settings.model
+        return {"dim": model.dim, "hidden": model.hidden, "bags": len(model.history_decays)}
+
+    def start(self) -> None:
+        """Features first, then a version to serve."""
+        self.follower.start()
+        last_version, last_sequence = self.writer.last()
+        if last_version > self.version:  # also when nothing is known here but updates has versions
+            self.version, self.sequence = last_version + 1, -1
+        elif self.version == 0:
+            self.version = 1
+        elif last_version == self.version:
+            # rows published past the checkpoint are put back under the next sequence
+            ahead, self.sequence = last_sequence > self.sequence, last_sequence
+            if not ahead:
+                return
+        else:
+            self.sequence = -1
+        self.publish_snapshot()
+        self.checkpoint()
+
+    # ---- one turn ----------------------------------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """Poll once and do all that is due."""
+        if self.follower.poll():
+            self._note_unpublished()
+        self.reader.poll(0 if self.pending_samples >= self.settings.train.batch else POLL_S)
+        while (taken := self.merge.next()) is not None:
+            self.take(taken)
+            self.publish_if_due()
+        if self.pending and time.monotonic() - self.pending_since > self.settings.train.max_wait_ms / 1000:
+            self.learn()
+        self.publish_if_due()
+        self.checkpoint_if_due()
+
+    def take(self, taken: Taken) -> None:
+        """Put a record where it belongs."""
+        match taken.record:
+            case Marker():
+                passed_ms = self.merge.passed_ms()
+                if passed_ms is not None and self.days.day_of(passed_ms) > self.days.today:
+                    self.border(passed_ms)
+            case Sample() | HardNegatives():
+                if not self.pending:
+                    self.pending_since = time.monotonic()
+                self.pending.append(taken)
+                self.pending_samples += isinstance(taken.record, Sample)
+                if self.pending_samples == self.settings.train.batch:
+                    self.learn()
+
+    def learn(self) -> None:
+        """Score, learn and count what is pending."""
+        begun = time.monotonic()
+        records = [taken.record for taken in self.pending if not isinstance(taken.record, Marker)]
+        loss = self.learner.step(records)
+        for taken in self.pending:
+            if isinstance(taken.record, Sample):
+                self.days.add(taken.partition, taken.offset, taken.record.ts_ms)
+        metrics.SAMPLES.inc(self.pending_samples)
+        self.pending, self.pending_samples = [], 0
+        self.learned, self.learned_at = True, time.monotonic()
+        metrics.STEPS.observe(self.learned_at - begun)
+        if loss is None:
+            return
+        metrics.LOSS.set(loss)
+        self.window.append(loss)
+        if len(self.window) == WINDOW_STEPS:
+            self.say_window()
+        self._note_unpublished()
+
+    def say_window(self) -> None:
+        """One line per window of steps."""
+        if not self.window:
+            return
+        state = self.learner.state
+        found = state.recall.metrics()
+        log.get().info(
+            "learned",
+            steps=len(self.window),
+            samples=state.numbers["samples"],
+            loss=round(sum(self.window) / len(self.window), 4),
+            recall_at_50=round(found.get("recall_at_50", 0.0), 4),
+            popularity_recall_at_50=round(found.get("popularity_recall_at_50", 0.0), 4),
+            event_ms=state.numbers["event_ms"],
+            users=len(state.users),
+            items=len(state.items),
+        )
+        self.window = []
+
+    def border(self, passed_ms: int) -> None:
+        """Stream time is in a new day."""
+        if self.pending:
+            self.learn()
+        if not self.days.passed(passed_ms):
+            return
+        self.say_window()
+        full_update(self.settings, self.learner, self.days)
+        self.version, self.sequence = self.version + 1, -1
+        self.checkpoint()  # before it is published: the version on updates is never newer than a checkpoint
+        self.publish_snapshot()
+
+    # ---- publish -----------------------------------------------------------------------------------------------------
+
+    def _note_unpublished(self) -> None:
+        if not self.unpublished_since and delta.unpublished(self.learner.state):
+            self.unpublished_since = time.monotonic()
+
+    def publish_if_due(self) -> None:
+        """A delta at the interval of event time, or when rows have waited long enough; at most one a second."""
+        now, publish = time.monotonic(), self.settings.publish
+        if not self.unpublished_since or now - self.delta_at < DELTA_GAP_S:
+            return
+        event_ms = self.learner.state.numbers["event_ms"] - self.delta_event_ms
+        if event_ms < publish.interval_ms and now - self.unpublished_since < publish.max_wait_ms / 1000:
+            return
+        if self.sequence + 1 >= publish.snapshot_deltas and (self.sequence + 1) % publish.snapshot_deltas == 0:
+            self.publish_snapshot()
+        else:
+            self._publish("delta")
+
+    def publish_snapshot(self) -> None:
+        """Everything, as the next sequence of the version."""
+        self._publish("snapshot")
+
+    def _publish(self, kind: Any) -> None:
+        settings, state = self.settings, self.learner.state
+        chunks = delta.update(
+            kind,
+            self.version,
+            self.sequence + 1,
+            state,
+            settings.model,
+            settings.history.length,
+            int(time.time() * 1000),
+            settings.publish.chunk_bytes,
+        )
+        size = self.writer.write(chunks)
+        self.sequence += 1
+        delta.published(state)
+        self.delta_at, self.unpublished_since = time.monotonic(), 0.0
+        self.delta_event_ms = state.numbers["event_ms"]
+        metrics.UPDATES.labels(kind).inc()
+        metrics.show(state, self.version, self.sequence)
+        log.get().info(
+            "published",
+            kind=kind,
+            version=self.version,
+            seq=self.sequence,
+            chunks=len(chunks),
+            bytes=size,
+            samples=state.numbers["samples"],
+            event_ms=state.numbers["event_ms"],
+        )
+
+    # ---- checkpoint --------------------------------------------------------------------------------------------------
+
+    def checkpoint_if_due(self) -> None:
+        """At the interval while samples come, and soon after all is learned."""
+        now = time.monotonic()
+        interval_s = self.settings.train.checkpoint_interval_ms / 1000
+        if self.learned and now - self.checkpoint_at >= interval_s:
+            self.checkpoint()
+        elif not self.pending and self.merge.caught_up() and now - self.learned_at > QUIET_S:
+            if self.learned and not self.unpublished_since:
+                self.checkpoint()
+            elif not self.learned:
+                self.commit(self.reader.positions(self.pending))  # only markers since the last checkpoint
+
+    def checkpoint(self) -> None:
+        """Write everything, then tell Kafka how far it goes."""
+        begun = time.monotonic()
+        state, offsets = self.learner.state, self.reader.positions(self.pending)
+        packed = pack(state)
+        days = {f"days.{name}": torch.from_numpy(array) for name, array in self.days.state().items()}
+        manifest = checkpoint.Manifest(
+            epoch=self.epoch,
+            version=self.version,
+            sequence=self.sequence,
+            samples=state.numbers["samples"],
+            offsets={str(p): offset for p, offset in offsets.items()},
+            shape=self._shape(),
+            lanes=self.merge.state(),
+        )
+        path = checkpoint.save(self.directory, manifest, Packed(packed.tensors | days, packed.plain))
+        self.learned, self.checkpoint_at = False, time.monotonic()
+        self.commit(offsets)
+        log.get().info(
+            "checkpoint",
+            path=path.name,
+            samples=manifest.samples,
+            version=self.version,
+            seq=self.sequence,
+            seconds=round(time.monotonic() - begun, 3),
+        )
+
+    def commit(self, offsets: dict[int, int]) -> None:
+        """Commit offsets that a checkpoint covers; while Kafka is away, the next one does."""
+        if offsets == self.committed:
+            return
+        try:
+            self.reader.commit(offsets)
+            self.committed = offsets
+        except KafkaException as error:
+            log.get().warning("commit_failed", reason=error.args[0].name())
+
+    def health(self) -> dict[str, Any]:
+        """Body of /healthz."""
+        numbers = self.learner.state.numbers
+        return {"status": "ok", "role": "trainer", "version": self.version, "sequence": self.sequence, **numbers}
+
+    def close(self) -> None:
+        """Leave Kafka."""
+        self.reader.close()
+        self.follower.close()
