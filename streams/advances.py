@@ -32,7 +32,7 @@ class AdvanceList:
 
     def add(self, new: Advance, *, leaves_nothing: bool) -> None:
         """Append an advance that was made; drop what it makes needless."""
-        if self.replaces_last(new):
+        while self.replaces_last(new):
             self.kept.pop()
         if leaves_nothing and self.clears(new):
             self.kept.clear()

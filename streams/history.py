@@ -69,10 +69,10 @@ class Histories:
             return
         elif ring and ts < ring[-1].ts_ms:
             mine.disorder = offset
+        if len(ring) >= self._roomy:  # before the new entry comes in: its own click may need all of the 4 L before it
+            self._trim(user, ring)
         ring.append(RingEntry(offset, event.item_id, ts, event.action, event.request_id))
         self._dirty.add(user)
-        if len(ring) > self._roomy:
-            self._trim(user, ring)
 
     def exposure(self, user: str, offset: int, ts_ms: int, items: list[str]) -> None:
         """Remember what was shown."""
