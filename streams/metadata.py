@@ -23,6 +23,7 @@ from streams.verdicts import NEVER, Commit
 TOTALS: Final = ("exposures", "clicks", "samples", "outcomes", "dead_letters", "exposure_repeats", "click_repeats")
 IDLE: Final = ("exposures", "clicks", "both")
 VERSION: Final = 1
+MAX_CHARS: int = METADATA_MAX_CHARS
 FIXED_CHARS: Final = 192  # version, oldest, M, brackets, and two advances with each number at its full 19 digits
 
 
@@ -75,7 +76,7 @@ def fits(advances: Sequence[Advance]) -> bool:
     Dropping one never lengthens the rest (a sum has no more digits than its parts together), but for the first, which
     is absolute: it and the last, which another may replace, are counted at full length.
     """
-    return FIXED_CHARS + sum(len(str(number)) + 1 for number in chain(*_steps(advances[:-1]))) <= METADATA_MAX_CHARS
+    return FIXED_CHARS + sum(len(str(number)) + 1 for number in chain(*_steps(advances[:-1]))) <= MAX_CHARS
 
 
 def _numbers(advance: Advance) -> tuple[int, int, int, int]:
