@@ -195,6 +195,36 @@ def end_offsets(
             time.sleep(0.05)
 
 
+def committed(
+    kafka: Kafka, group: str, partitions: list[TopicPartition], timeout_s: float = 10
+) -> list[TopicPartition]:
+    """Committed offsets of a group with their metadata, without joining it; offset -1001 where there is none.
+
+    AdminClient.list_consumer_group_offsets does the same but takes the process down (SIGSEGV in librdkafka 2.16.0,
+    rd_kafka_cgrp_op below rd_kafka_handle_OffsetFetch) when the group's coordinator is moving or loading.
+    Raises UnreachableError when the coordinator does not answer in time.
+    """
+    until_s = time.monotonic() + timeout_s
+    reader = consumer(kafka, group)
+    try:
+        while partitions:
+            try:
+                found = reader.committed([TopicPartition(p.topic, p.partition) for p in partitions], timeout=2)
+            except KafkaException as error:
+                cause = error.args[0].name()
+            else:
+                failed = [p.error.name() for p in found if p.error]
+                if not failed:
+                    return list(found)
+                cause = failed[0]
+            if time.monotonic() > until_s:
+                raise UnreachableError(f"group {group} gives no committed offsets within {timeout_s} s: {cause}")
+            time.sleep(0.05)
+        return []
+    finally:
+        reader.close()
+
+
 def read_to_end(
     kafka: Kafka, topic: str, partitions: list[int], *, start: int = OFFSET_BEGINNING, patience_s: float = 60.0
 ) -> Iterator[Message]:

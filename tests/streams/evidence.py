@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import msgspec
-from confluent_kafka import ConsumerGroupTopicPartitions, Message, TopicPartition
+from confluent_kafka import Message, TopicPartition
 
 from contract import kafka
 from contract.messages import (
@@ -115,23 +115,23 @@ def process(settings: Settings, slot: int = 0, crash_point: str = "") -> subproc
 
 def committed(settings: Settings, topics: tuple[str, ...] = ("exposures", "clicks")) -> dict[tuple[str, int], int]:
     """Committed offset of the streams group by logical topic and partition; -1001 where there is none."""
-    group, names = settings.names.group("streams"), settings.names
+    names = settings.names
     asked = [TopicPartition(names.topic(t), p) for t in topics for p in range(PARTITIONS)]
-    client = kafka.admin(settings.kafka)
-    answer = client.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, asked)])[group].result(10)
     by_name = {names.topic(t): t for t in topics}
-    return {(by_name[at.topic], at.partition): at.offset for at in answer.topic_partitions or []}
+    found = kafka.committed(settings.kafka, names.group("streams"), asked)
+    return {(by_name[at.topic], at.partition): at.offset for at in found}
 
 
 def caught_up(settings: Settings, topics: tuple[str, ...] = ("exposures", "clicks")) -> bool:
     """Whether the committed offsets are the ends of the logs, to the last marker."""
     names = settings.names
+    mine = committed(settings, topics)
     ends = kafka.end_offsets(
         kafka.admin(settings.kafka),
         [TopicPartition(names.topic(t), p) for t in topics for p in range(PARTITIONS)],
         committed=True,
     )
-    return {(names.topic(t), p): offset for (t, p), offset in committed(settings, topics).items()} == ends
+    return {(names.topic(t), p): offset for (t, p), offset in mine.items()} == ends
 
 
 def wait(condition: Callable[[], bool], patience_s: float = 30.0) -> None:
