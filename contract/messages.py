@@ -22,7 +22,8 @@ MAX_TS_MS = 1 << 53  # what JSON numbers hold exactly in every language; "ahead"
 
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_BYTES, description="UTF-8, 1 to 256 bytes")]
 TsMs = Annotated[int, Meta(ge=MIN_TS_MS, le=MAX_TS_MS, description="event time, epoch milliseconds, from 1990 on")]
-Scalar = str | bool | int | float
+Int64 = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]  # what msgpack holds with a sign; larger: use a string
+Scalar = str | bool | Int64 | float
 Features = Annotated[
     dict[str, Scalar | Annotated[list[Scalar], Meta(max_length=MAX_FEATURE_VALUES)]], Meta(max_length=MAX_FEATURES)
 ]

@@ -39,6 +39,7 @@ BAD_EXPOSURES = {
     "lone surrogate": GOOD.replace(b'"u"', b'"\\ud800"'),
     "NaN": GOOD.replace(b'"1"', b"NaN"),
     "infinity by overflow": GOOD.replace(b'"1"', b"1e999"),
+    "integer beyond 64 bit": GOOD.replace(b'"1"', b"18446744073709551616"),  # would not encode on the way out
     "before 1990": GOOD.replace(b"1650812741436", b"631151999999"),
     "beyond 2^53": GOOD.replace(b"1650812741436", b"9007199254740994"),
     "no items": GOOD.replace(b'["a","b"]', b"[]"),
