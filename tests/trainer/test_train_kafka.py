@@ -66,7 +66,7 @@ def updates(settings: Settings) -> list[Update]:
     found = []
     for message in kafka.read_to_end(settings.kafka, settings.names.topic("updates"), [0]):
         value = message.value()
-        if value and (whole := assembler.add(decode_chunk(bytes(value)))):  # type: ignore[arg-type]
+        if value and (whole := assembler.add(decode_chunk(bytes(value)))):
             found.append(whole)
     return found
 
@@ -161,10 +161,10 @@ def test_what_is_published_is_what_was_learned(prepared: Settings) -> None:
     loaded = checkpoint.load(prepared.files / "checkpoints")
     assert loaded is not None
     tensors, plain = loaded[1]
-    for name, rows in (("users", served), ("items", served_items)):
+    for name, wanted in (("users", served), ("items", served_items)):
         ids, _ = plain["indexes"][name]
         values = tensors[f"live.{name}.values"].numpy()
-        assert rows == {text: values[row].tobytes() for row, text in enumerate(ids) if text is not None}, name
+        assert wanted == {text: values[row].tobytes() for row, text in enumerate(ids) if text is not None}, name
     assert "i3" not in served_items
     assert "u4" not in served
 

@@ -44,7 +44,7 @@ def samples(n: int, *, seed: int = 0, users: int = 40, items: int = 60, gap_ms: 
 
 def learner(*, known_items: int = 60, known_users: int = 30, **train: float) -> Learner:
     """A small learner whose catalogue and profiles are read."""
-    made = Learner(Model(dim=8), Train(**{"batch": 32, "negatives": 16, **train}), Full(), LENGTH)  # type: ignore[arg-type]
+    made = Learner(Model(dim=8), Train(**{"batch": 32, "negatives": 16, **train}), Full(), LENGTH)
     features(made, known_items=known_items, known_users=known_users)
     return made
 

@@ -1,0 +1,66 @@
+"""Which samples make a day."""
+
+from trainer.days import Days
+
+HOUR = 3_600_000
+NOON = 1_650_888_000_000  # 2022-04-25T12:00:00Z
+
+
+def added(days: Days, *hours: int) -> None:
+    for hour in hours:
+        days.add(hour % 2, hour, NOON + hour * HOUR)
+
+
+def test_a_border_gives_the_day_and_what_came_since() -> None:
+    """12:00 1 2 | 3 samples of the day, 1 of the next, read in between: each is on its side, in learned order."""
+    days = Days("UTC", 2)
+    assert not days.passed(NOON)
+    added(days, 0, 1, 13, 2)
+    assert days.passed(NOON + 13 * HOUR)
+    day, since = days.take()
+    assert (day.offset.tolist(), day.partition.tolist()) == ([0, 1, 2], [0, 1, 0])
+    assert since.offset.tolist() == [13]
+    assert not days.passed(NOON + 14 * HOUR)
+
+
+def test_small_days_are_merged_and_a_jump_of_years_is_one_border() -> None:
+    """Two samples on each of two days make one full update; four years of empty days make none."""
+    days = Days("UTC", 3)
+    days.passed(NOON)
+    added(days, 0, 1)
+    assert not days.passed(NOON + 24 * HOUR)
+    added(days, 24, 25)
+    assert days.passed(NOON + 4 * 366 * 24 * HOUR)
+    assert days.take()[0].offset.tolist() == [0, 1, 24, 25]
+    assert not days.passed(NOON + 4 * 367 * 24 * HOUR)
+
+
+def test_samples_of_a_day_long_passed_belong_to_today() -> None:
+    """After the jump another partition still brings 2022: those samples wait for today's border."""
+    days = Days("UTC", 1)
+    days.passed(NOON + 1_000 * 24 * HOUR)
+    added(days, 5)
+    assert not days.passed(NOON + 1_000 * 24 * HOUR + HOUR)
+    assert days.passed(NOON + 1_001 * 24 * HOUR)
+    assert days.take()[0].offset.tolist() == [5]
+
+
+def test_borders_follow_the_time_zone() -> None:
+    """16:00 UTC is midnight in Shanghai."""
+    days = Days("Asia/Shanghai", 1)
+    days.passed(NOON)
+    added(days, 3)
+    assert not days.passed(NOON + 4 * HOUR - 1)
+    assert days.passed(NOON + 4 * HOUR)
+
+
+def test_a_restored_day_goes_on() -> None:
+    """Bookkeeping survives a checkpoint."""
+    days = Days("UTC", 1)
+    days.passed(NOON)
+    added(days, 0, 1, 13)
+    again = Days("UTC", 1)
+    again.load(days.state())
+    assert again.passed(NOON + 24 * HOUR)
+    day, since = again.take()
+    assert (day.offset.tolist(), since.offset.tolist()) == ([0, 1], [13])
