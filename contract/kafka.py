@@ -226,13 +226,22 @@ def committed(
 
 
 def read_to_end(
-    kafka: Kafka, topic: str, partitions: list[int], *, start: int = OFFSET_BEGINNING, patience_s: float = 60.0
+    kafka: Kafka,
+    topic: str,
+    partitions: list[int],
+    *,
+    start: int = OFFSET_BEGINNING,
+    below: Mapping[int, int] | None = None,
+    patience_s: float = 60.0,
 ) -> Iterator[Message]:
-    """Every committed record of some partitions, up to the high watermark seen at the call.
+    """Every committed record of some partitions, up to the high watermark seen at the call (or `below` these offsets).
 
     Waits for open transactions below that mark (`patience_s` at most without progress, then UnreachableError).
     """
-    ends = end_offsets(admin(kafka), [TopicPartition(topic, p) for p in partitions])
+    if below is None:
+        ends = end_offsets(admin(kafka), [TopicPartition(topic, p) for p in partitions])
+    else:
+        ends = {(topic, p): below[p] for p in partitions}
     reader = consumer(kafka, "headrace-read", **{"queued.min.messages": 100_000})
     try:
         reader.assign([TopicPartition(topic, p, start) for p in partitions])
