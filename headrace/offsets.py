@@ -4,11 +4,12 @@ import time
 from collections.abc import Iterable
 from typing import cast
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from contract import kafka as edge
 from contract.settings import Kafka, Settings
+from contract.topics import TOPICS
 from streams.lag import Observed, Row, row
 
 COUNTED_RECORDS = 1_000  # up to so many offsets are counted record by record, beyond that markers hardly matter
@@ -38,12 +39,12 @@ def lag(settings: Settings, client: AdminClient | None = None) -> list[Row]:
 
 def _observe(settings: Settings, client: AdminClient, role: str, counts: dict[str, int]) -> list[Observed]:
     group = settings.names.group(role)
-    committed = _committed(client, group)
+    committed = _committed(settings, group, counts)
     expected = READS[role][1:2] if role == "streams" and settings.join.mode == "clicks-only" else READS[role]
     topics = {settings.names.topic(t) for t in expected} | {topic for topic, _ in committed}
     places = [(topic, p) for topic in sorted(topics) for p in range(counts.get(topic, 0))]
-    starts = _starts(client, places)
     ends = edge.end_offsets(client, [TopicPartition(*place) for place in places], committed=True)
+    starts = first_offsets(client, places)
     behind = {at: max(committed.get(at, 0), starts[at]) for at in places}
     behind = {at: offset for at, offset in behind.items() if offset < ends[at]}
     unread = _unread(settings.kafka, behind, ends)
@@ -53,18 +54,16 @@ def _observe(settings: Settings, client: AdminClient, role: str, counts: dict[st
     ]
 
 
-def _committed(client: AdminClient, group: str) -> dict[Place, int]:
-    answer = client.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)], request_timeout=10)[group]
-    try:
-        partitions = answer.result(10).topic_partitions or []
-    except KafkaException as error:
-        if error.args[0].code() in {KafkaError.GROUP_ID_NOT_FOUND, KafkaError.COORDINATOR_NOT_AVAILABLE}:
-            return {}
-        raise
-    return {(p.topic, p.partition): p.offset for p in partitions if p.offset >= 0 and p.error is None}
+def _committed(settings: Settings, group: str, counts: dict[str, int]) -> dict[Place, int]:
+    """Committed offsets of a group on any topic of the namespace."""
+    names = [settings.names.topic(topic.name) for topic in TOPICS]
+    places = [TopicPartition(name, p) for name in names for p in range(counts.get(name, 0))]
+    found = edge.committed(settings.kafka, group, places)
+    return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
 
 
-def _starts(client: AdminClient, places: Iterable[Place]) -> dict[Place, int]:
+def first_offsets(client: AdminClient, places: Iterable[Place]) -> dict[Place, int]:
+    """Oldest offset that the log of each partition still holds."""
     earliest = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
     asked = {TopicPartition(*place): earliest for place in places}
     answers = client.list_offsets(asked, request_timeout=10) if asked else {}

@@ -46,11 +46,29 @@ def _or_none(ask: Callable[[], Value]) -> Value | None:
 
 
 def _events(settings: Settings) -> dict[str, int]:
+    """Totals that streams committed, and the dead letters that its checks of items and users wrote beside."""
     from contract import kafka as edge  # noqa: PLC0415
     from streams import admin  # noqa: PLC0415
 
-    edge.reach(settings.kafka)
-    return admin.totals(settings)
+    client = edge.reach(settings.kafka)
+    found = admin.totals(settings)
+    if found:
+        found["dead_letters"] = found.get("dead_letters", 0) + _checked_out(settings, client)
+    return found
+
+
+def _checked_out(settings: Settings, client: Any) -> int:
+    """Records on the dead letter topics of items and users, which are written outside of transactions."""
+    from confluent_kafka import TopicPartition  # noqa: PLC0415
+
+    from contract import kafka as edge  # noqa: PLC0415
+    from headrace import offsets  # noqa: PLC0415
+
+    counts = edge.partition_counts(client)
+    names = [settings.names.topic(f"{topic}.dlq") for topic in ("items", "users")]
+    places = [(name, p) for name in names for p in range(counts.get(name, 0))]
+    ends = edge.end_offsets(client, [TopicPartition(*at) for at in places])
+    return sum(ends.values()) - sum(offsets.first_offsets(client, places).values())
 
 
 def _model(settings: Settings) -> dict[str, Any]:

@@ -1,0 +1,194 @@
+"""The command line: JSON in a pipe, one line and an exit code for everything that is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from contract.settings import Settings, environment_of, load
+from contract.topics import RAW_INPUTS, TOPICS
+from headrace import options, ports, stack, tables
+from headrace.stack import Record
+from tests.conftest import SettingsFactory
+
+HEADRACE = [sys.executable, "-m", "headrace"]
+ROOT = Path(__file__).parents[2]
+EVENTS = ["exposures", "clicks", "samples", "outcomes", "dead_letters"]
+MODEL = ["version", "sequence", "full_updates", "recall_at_50", "popularity_recall_at_50", "freshness_ms"]
+
+
+def command(
+    *arguments: str, cwd: Path, settings: Settings | None = None, stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **(environment_of(settings) if settings else {})}
+    return subprocess.run(
+        [*HEADRACE, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env=environment,
+        input=stdin,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("lag --set join.window_ms", "name=value"),
+        ("lag --set join.window_ms=abc", "join.window_ms"),
+        ("lag --set join.window_ms=0", "join.window_ms"),
+        ("lag --set nonsense.x=1", "nonsense"),
+        ("lag --set model.history_decays=[oops", "model.history_decays"),
+        ("lag --namespace Not_Good!", "namespace"),
+        ("lag --redis-url x", "--redis-url"),
+        ("recall", "user"),
+        ("recall u -k 0", "-k"),
+        ("recall u -k many", "-k"),
+        ("recall u --context nothing", "name=value"),
+        ("schema nonsense", "nonsense"),
+        ("topics --markdown --json", "exclude"),
+        ("produce", "topic"),
+        ("produce nonsense", "nonsense"),
+        ("produce clicks no-such-file.jsonl", "no-such-file.jsonl"),
+        ("produce --dir no-such-directory", "no-such-directory"),
+        ("produce clicks --rate -1", "--rate"),
+        ("tail nonsense", "nonsense"),
+        ("run nonsense", "nonsense"),
+        ("run streams --slot -1", "--slot"),
+        ("up --speed 0", "--speed"),
+        ("nonsense", "nonsense"),
+    ],
+)
+def test_a_bad_value_is_one_line_and_exit_2(line: str, names: str, tmp_path: Path) -> None:
+    """Whatever is wrong on the command line is named in one line on standard error, exit 2, nothing on output."""
+    done = command(*line.split(), cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert names in done.stderr
+
+
+@pytest.mark.parametrize("line", ["lag", "tail clicks", "produce clicks"])
+def test_an_unreachable_broker_is_named_within_five_seconds(line: str, tmp_path: Path) -> None:
+    """No broker: exit 3 in about five seconds, the address and what to check in one line, no noise of the client."""
+    port = ports.free()
+    start = time.monotonic()
+    done = command(*line.split(), "--bootstrap-server", f"127.0.0.1:{port}", cwd=tmp_path)
+    assert time.monotonic() - start < 5 + 4  # and the time that Python takes to start on a busy machine
+    assert done.returncode == 3
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert f"127.0.0.1:{port}" in done.stderr
+    assert "--bootstrap-server" in done.stderr
+
+
+def test_an_unreachable_recall_server_is_named(tmp_path: Path) -> None:
+    """No server: exit 3 and its address."""
+    port = ports.free()
+    done = command("recall", "u", "--set", f"server.port={port}", cwd=tmp_path)
+    assert done.returncode == 3
+    assert f"127.0.0.1:{port}" in done.stderr
+
+
+def test_status_shows_null_for_what_is_down(tmp_path: Path) -> None:
+    """With neither Kafka nor Redis, status still answers, with exactly its keys."""
+    closed = ports.free()
+    done = command(
+        "status",
+        "--bootstrap-server",
+        f"127.0.0.1:{closed}",
+        "--redis-url",
+        f"redis://127.0.0.1:{closed}/0",
+        "--set",
+        "kafka.reach_timeout_ms=300",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert list(found) == [*EVENTS, "lag", *MODEL, "roles"]
+    assert [value for value in found.values() if value is not None] == [{}]
+
+
+def test_lag_in_a_pipe_is_json(settings: SettingsFactory, tmp_path: Path) -> None:
+    """`headrace lag` in a pipe prints one document with kafka-consumer-groups' facts and seconds."""
+    mine = settings()
+    done = command(
+        "produce", "clicks", cwd=tmp_path, settings=mine, stdin='{"user_id":"u","item_id":"i","ts_ms":1650000000000}\n'
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"sent": {"clicks": 1}, "bad": 0}
+    rows = json.loads(command("lag", cwd=tmp_path, settings=mine).stdout)
+    assert set(rows[0]) == {"group", "topic", "partition", "committed", "end", "lag", "behind_s"}
+    assert sum(row["lag"] for row in rows) == 1
+    record = json.loads(command("tail", "clicks", cwd=tmp_path, settings=mine).stdout)
+    assert record["value"]["item_id"] == "i"
+
+
+def test_a_broken_line_is_named(settings: SettingsFactory, tmp_path: Path) -> None:
+    """The second line is broken: it is named, exit 2; with --skip-bad the rest goes on and it is counted."""
+    mine = settings()
+    good = '{"user_id":"u","item_id":"i","ts_ms":1650000000000}\n'
+    (tmp_path / "my.jsonl").write_text(good + "{broken\n" + good)
+    done = command("produce", "clicks", "my.jsonl", cwd=tmp_path, settings=mine)
+    assert done.returncode == 2
+    assert "my.jsonl:2" in done.stderr
+    done = command("produce", "clicks", "my.jsonl", "--skip-bad", cwd=tmp_path, settings=mine)
+    assert json.loads(done.stdout) == {"sent": {"clicks": 2}, "bad": 1}
+
+
+def test_schema_is_of_the_raw_topics(tmp_path: Path) -> None:
+    """`headrace schema` gives the JSON Schema of each raw topic, or of one."""
+    everything = json.loads(command("schema", cwd=tmp_path).stdout)
+    assert set(everything) == set(RAW_INPUTS)
+    assert json.loads(command("schema", "ranking-drops", cwd=tmp_path).stdout) == everything["ranking-drops"]
+
+
+def test_every_setting_is_listed_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`topics --settings` names every setting with help and the variable that sets it."""
+    rows = json.loads(command("topics", "--settings", cwd=tmp_path).stdout)
+    assert all(row["what"] for row in rows)
+    for row in rows:
+        if row["default"]:
+            monkeypatch.setenv(row["environment"], row["default"])
+    assert load() is not None
+    names = {row["setting"] for row in rows}
+    assert {"namespace", "join.window_ms", "redis.url", "kafka.sasl_password", "server.port"} <= names
+
+
+def test_the_record_of_the_stack_lies_beneath_environment_and_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings: defaults < what `up` recorded < environment < flags."""
+    monkeypatch.chdir(tmp_path)
+    assert options.settings().server.port == 8000
+    stack.write_record(tmp_path / ".headrace", Record("id", settings={"server.port": 8001, "train.port": 8002}))
+    assert options.settings().server.port == 8001
+    monkeypatch.setenv("HEADRACE_SERVER__PORT", "8003")
+    assert (options.settings().server.port, options.settings().train.port) == (8003, 8002)
+    assert options.settings(sets=["server.port=8004"]).server.port == 8004
+
+
+def test_no_secret_is_written_down() -> None:
+    """What `up` records of the settings holds no password and no URL with one."""
+    chosen = load({"redis.url": "redis://:hidden@h:1/0", "kafka.sasl_password": "hidden", "server.port": 8001})
+    assert options.differences(chosen) == {"server.port": "8001"}
+    assert options.differences(load({"redis.url": "redis://h:1/0"})) == {"redis.url": "redis://h:1/0"}
+
+
+def test_the_readme_table_of_topics_is_the_code() -> None:
+    """README's table between its markers is what `headrace topics --markdown` prints."""
+    text = (ROOT / "README.md").read_text()
+    if "<!-- topics -->" not in text:
+        pytest.skip("README has no table of topics yet")
+    between = text.split("<!-- topics -->")[1].strip()
+    assert between == tables.markdown(tables.COLUMNS, tables.topic_rows()).strip()
+
+
+def test_every_topic_is_in_the_table() -> None:
+    """The table has one row for each topic of the one list, in its order."""
+    assert [row[0] for row in tables.topic_rows()] == [topic.name for topic in TOPICS]
