@@ -45,7 +45,7 @@ class Kafka(_Group):
     partitions: int = Field(4, ge=1, le=1_000, description="partitions of topics that headrace creates")
     replication_factor: int = Field(1, ge=1, le=9, description="replicas of topics that headrace creates")
     reach_timeout_ms: int = Field(
-        5_000, ge=100, le=60_000, description="how long to look for a broker before saying so"
+        3_500, ge=100, le=60_000, description="how long to look for a broker before saying so"
     )
 
 
