@@ -113,25 +113,27 @@ def process(settings: Settings, slot: int = 0, crash_point: str = "") -> subproc
     return subprocess.Popen([sys.executable, "-c", WORKER, str(slot)], env=environment)
 
 
-def committed(settings: Settings, topics: tuple[str, ...] = ("exposures", "clicks")) -> dict[tuple[str, int], int]:
-    """Committed offset of the streams group by logical topic and partition; -1001 where there is none."""
+def committed(
+    settings: Settings, topics: tuple[str, ...] = ("exposures", "clicks"), role: str = "streams"
+) -> dict[tuple[str, int], int]:
+    """Committed offset of a group by logical topic and partition; -1001 where there is none."""
     names = settings.names
     asked = [TopicPartition(names.topic(t), p) for t in topics for p in range(PARTITIONS)]
     by_name = {names.topic(t): t for t in topics}
-    found = kafka.committed(settings.kafka, names.group("streams"), asked)
+    found = kafka.committed(settings.kafka, names.group(role), asked)
     return {(by_name[at.topic], at.partition): at.offset for at in found}
 
 
-def caught_up(settings: Settings, topics: tuple[str, ...] = ("exposures", "clicks")) -> bool:
+def caught_up(settings: Settings, topics: tuple[str, ...] = ("exposures", "clicks"), role: str = "streams") -> bool:
     """Whether the committed offsets are the ends of the logs, to the last marker."""
     names = settings.names
-    mine = committed(settings, topics)
+    mine = committed(settings, topics, role)
     ends = kafka.end_offsets(
         kafka.admin(settings.kafka),
         [TopicPartition(names.topic(t), p) for t in topics for p in range(PARTITIONS)],
         committed=True,
     )
-    return {(names.topic(t), p): offset for (t, p), offset in mine.items()} == ends
+    return {(names.topic(t), p): max(0, offset) for (t, p), offset in mine.items()} == ends
 
 
 def wait(condition: Callable[[], bool], patience_s: float = 30.0) -> None:
@@ -188,7 +190,9 @@ def dead_letters(settings: Settings, source: str) -> list[tuple[int, int, str]]:
     return found
 
 
-def offline(settings: Settings, partition: int, advances: list[Advance]) -> Joined:
+def offline(
+    settings: Settings, logs: dict[str, dict[int, list[Message]]], partition: int, advances: list[Advance]
+) -> Joined:
     """Offline join of one partition's raw logs."""
     rules, homes = rules_of(settings), Homes(PARTITIONS)
     plain = Rules(
@@ -202,7 +206,7 @@ def offline(settings: Settings, partition: int, advances: list[Advance]) -> Join
     )
 
     def log(source: str, door: Door[T]) -> Iterator[Record[Any]]:  # type: ignore[type-var]
-        for message in kafka.read_to_end(settings.kafka, settings.names.topic(source), [partition]):
+        for message in logs[source][partition]:
             offset, arrival_ms = cast("int", message.offset()), message.timestamp()[1]
             try:
                 yield Record(offset, arrival_ms, door.enter(message.value(), partition))
@@ -210,6 +214,14 @@ def offline(settings: Settings, partition: int, advances: list[Advance]) -> Join
                 yield Record(offset, arrival_ms, None, refused.reason)
 
     return join_partition(plain, log("exposures", Door(Exposure, homes)), log("clicks", Door(Click, homes)), advances)
+
+
+def by_partition(messages: Iterator[Message]) -> dict[int, list[Message]]:
+    """Records of each partition, in order."""
+    found: dict[int, list[Message]] = {p: [] for p in range(PARTITIONS)}
+    for message in messages:
+        found[cast("int", message.partition())].append(message)
+    return found
 
 
 def same_as_offline(settings: Settings) -> dict[str, int]:
@@ -228,8 +240,9 @@ def same_as_offline(settings: Settings) -> dict[str, int]:
     histories, popularity = latest(settings, "histories", History), latest(settings, "popularity", Popularity)
     counts = dict.fromkeys(("samples", "outcomes", "dead_letters", "advances"), 0)
     expected_buried = []
+    logs = {source: by_partition(records(settings, source)) for source in ("exposures", "clicks")}
     for p in range(PARTITIONS):
-        joined = offline(settings, p, advances[p])
+        joined = offline(settings, logs, p, advances[p])
         by_offset = sorted(samples[p], key=lambda s: s.click_offset)
         assert by_offset == sorted(joined.samples.values(), key=lambda s: s.click_offset)
         assert sorted(outcomes[p], key=lambda o: o.exposure_offset) == sorted(

@@ -1,0 +1,102 @@
+"""The streams role as a process: its Faust shell, the check-in of items and users, its pages, its end."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from contract import kafka
+from contract.messages import Item, User
+from contract.settings import Settings, environment_of
+from tests.conftest import SettingsFactory
+from tests.streams.evidence import (
+    PARTITIONS,
+    SHORT,
+    caught_up,
+    headers,
+    latest,
+    records,
+    same_as_offline,
+    send,
+    stream,
+    wait,
+)
+
+RUN = "from contract import settings; from streams.app import run; run(settings.load(), SLOT)"
+
+
+@contextmanager
+def role(settings: Settings, where: Path, slot: int = 0) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the role; at the end it must stop by itself on SIGTERM, soon and without an error."""
+    where.mkdir(exist_ok=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN.replace("SLOT", str(slot))],
+        env={**environment_of(settings), "PYTHONPATH": str(Path.cwd())},
+        cwd=where,
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        started_s = time.monotonic()
+        try:
+            code = process.wait(15)
+        finally:
+            process.kill()
+    assert code == 0
+    assert time.monotonic() - started_s < 8
+    assert not list(where.iterdir())
+
+
+def page(settings: Settings, path: str, slot: int = 0) -> bytes:
+    """Body of one of the role's pages."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{settings.streams.port + slot}{path}", timeout=5) as answer:
+        return bytes(answer.read())
+
+
+def test_items_and_users_are_checked_in_and_the_loop_runs_beside(settings: SettingsFactory, tmp_path: Path) -> None:
+    """Good records reach catalogue and profiles, deletions pass on, bad ones are dead-lettered; all lag goes to 0."""
+    made = settings(**SHORT)
+    kafka.create_topics(made)
+    producer, topic = kafka.producer(made.kafka), made.names.topic
+
+    def put(name: str, key: bytes | None, value: bytes | None, **more: Any) -> None:
+        kafka.produce(producer, topic(name), value, key, **more)
+
+    for n in range(50):
+        put("items", f"i{n}".encode(), b'{"item_id": "i%d", "ts_ms": 1700000000000, "features": {"tag": ["a"]}}' % n)
+        put("users", f"u{n}".encode(), b'{"user_id": "u%d", "ts_ms": 1700000000000}' % n)
+    put("items", b"i7", None)
+    put("items", b"x", b'{"item_id": 7}')
+    put("items", None, None)
+    put("items", b"i8", b'{"item_id": "i8", "ts_ms": 1700000000001}', partition=(_home(b"i8") + 1) % PARTITIONS)
+    put("users", b"u3", b"")
+    put("users", b"u4", b'{"user_id": "u4", "ts_ms": 1700000000001}', partition=(_home(b"u4") + 1) % PARTITIONS)
+    producer.flush(10)
+    send(made, stream(600))
+    with role(made, tmp_path / "cwd"):
+        wait(lambda: caught_up(made) and caught_up(made, ("items", "users"), "streams-check"), 40)
+        catalogue, profiles = latest(made, "catalogue", Item), latest(made, "profiles", User)
+        everything = {name: item for part in catalogue.values() for name, item in part.items()}
+        assert sorted(everything) == sorted(f"i{n}" for n in range(50) if n != 7)
+        assert everything["i8"].ts_ms == 1_700_000_000_001
+        assert {u for part in profiles.values() for u in part} == {f"u{n}" for n in range(50) if n != 3}
+        items_dlq, users_dlq = list(records(made, "items.dlq")), list(records(made, "users.dlq"))
+        assert [m.value() for m in items_dlq if m.value()] == [b'{"item_id": 7}']
+        assert len(items_dlq) == 2
+        assert [headers(m)["__connect.errors.exception.class.name"] for m in users_dlq] == ["wrong_partition"]
+        assert json.loads(page(made, "/healthz"))["partitions"] == [0, 1, 2, 3]
+        assert b"headrace_samples_total" in page(made, "/metrics")
+        rows = json.loads(page(made, "/lag"))
+        assert {(row["topic"], row["lag"]) for row in rows} >= {(topic("clicks"), 0), (topic("exposures"), 0)}
+    assert same_as_offline(made)["samples"] > 50
+
+
+def _home(key: bytes) -> int:
+    return kafka.partition_of(key, PARTITIONS)
