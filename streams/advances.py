@@ -12,15 +12,20 @@ class AdvanceList:
     def __init__(self, advances: Iterable[Advance] = ()) -> None:
         self.kept = list(advances)
 
-    def replaces_last(self, new: Advance) -> bool:
-        """Whether `new` makes the last one needless: not lower, and nothing that matters was read between."""
+    def replaces_last(self, new: Advance, *, lingering: bool) -> bool:
+        """Whether `new` makes the last one needless: not lower, and nothing that matters was read between.
+
+        `lingering`: some exposure was forgotten but is kept for an open one of its request. A click read between the
+        two may then have gone to the open one, and would go to the forgotten one if the last advance were not repeated.
+        """
         if not self.kept:
             return False
         last = self.kept[-1]
-        return new.w_ms >= last.w_ms and (
-            new.exposures_position == last.exposures_position
-            or (new.clicks_position == last.clicks_position and last.idle == "clicks")
-        )
+        if new.w_ms < last.w_ms:
+            return False
+        if new.clicks_position == last.clicks_position:
+            return new.exposures_position == last.exposures_position or last.idle == "clicks"
+        return new.exposures_position == last.exposures_position and not lingering
 
     def clears(self, new: Advance) -> bool:
         """Whether `new` would make all others needless, provided that it leaves nothing held and nothing open."""
@@ -30,9 +35,9 @@ class AdvanceList:
         """Whether the metadata can take one more."""
         return fits([*self.kept, new])
 
-    def add(self, new: Advance, *, leaves_nothing: bool) -> None:
-        """Append an advance that was made; drop what it makes needless."""
-        while self.replaces_last(new):
+    def add(self, new: Advance, *, lingering: bool, leaves_nothing: bool) -> None:
+        """Append an advance that was made; drop what it makes needless (`lingering`: before it was made)."""
+        while self.replaces_last(new, lingering=lingering):
             self.kept.pop()
         if leaves_nothing and self.clears(new):
             self.kept.clear()

@@ -51,6 +51,7 @@ class Exposures:
         self._to_forget: list[tuple[int, int, KeptExposure]] = []  # heap
         self._lows: list[tuple[int, int, KeptExposure]] = []  # heap of (low, ..), stale where .low differs
         self._open = 0
+        self.lingering = 0  # forgotten, but kept for an open one of the same request
 
     @property
     def nothing_open(self) -> bool:
@@ -128,6 +129,7 @@ class Exposures:
             group = self._requests[exposure.user, exposure.request]
             if len(group) > 1:
                 for other in [o for o in group if not o.known]:
+                    self.lingering -= 1
                     self._drop(other, group)
         return closed
 
@@ -166,6 +168,7 @@ class Exposures:
         reach = self._window_ms + self._lateness_ms
         for other in group:
             if other.open and other.offset > exposure.offset and abs(other.ts_ms - exposure.ts_ms) <= reach:
+                self.lingering += 1
                 return
         del self._kept[exposure.offset]
         group.remove(exposure)

@@ -134,7 +134,7 @@ class Join:
 
     def _may_add(self, advance: Advance) -> bool:
         kept = self._advances
-        if kept.replaces_last(advance) or kept.has_room(advance):
+        if kept.has_room(advance) or kept.replaces_last(advance, lingering=self._exposures.lingering > 0):
             return True
         self._prune()
         return kept.has_room(advance) or (kept.clears(advance) and self._would_leave_nothing(advance.w_ms))
@@ -144,8 +144,10 @@ class Join:
         return self._held.all_due(w_ms, w_exposures) and self._exposures.all_due(w_ms)
 
     def _apply(self, advance: Advance) -> None:
+        lingering = self._exposures.lingering > 0
         self._step(max(advance.w_ms, self._m_exposures - self._lateness_ms), advance.w_ms)
-        self._advances.add(advance, leaves_nothing=not self._held and self._exposures.nothing_open)
+        leaves_nothing = not self._held and self._exposures.nothing_open
+        self._advances.add(advance, lingering=lingering, leaves_nothing=leaves_nothing)
         self._last_advance = advance
 
     # ---- users

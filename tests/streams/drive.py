@@ -228,7 +228,7 @@ def state_of(join: Join) -> dict[str, Any]:
         "requests": {key: [e.offset for e in group] for key, group in exposures._requests.items()},
         "to_close": sorted(entry[:2] for entry in exposures._to_close),
         "to_forget": sorted(entry[:2] for entry in exposures._to_forget),
-        "open": exposures._open,
+        "open": (exposures._open, exposures.lingering),
         "held": [
             (c.offset, c.event, c.arrival_ms, c.before_ms, c.raw, c.exposure and c.exposure.offset)
             for c in held._held.values()
