@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
@@ -9,10 +10,14 @@ import structlog
 
 def set_up(role: str, level: str = "info") -> None:
     """Send structlog's lines to standard error as logfmt with a timestamp and the role."""
-    structlog.contextvars.bind_contextvars(role=role)
+
+    def add_role(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        line["role"] = role  # a context variable would not reach the threads that a role starts
+        return line
+
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            add_role,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
             structlog.processors.format_exc_info,

@@ -158,6 +158,22 @@ class Full(_Group):
     )
     layer_rate: float = Field(0.01, gt=0, le=10, description="learning rate of the towers' layers in a full update")
 
+    self_weight: float = Field(
+        0.0, ge=0, le=10, description="alpha: weight of the item tower's self-supervised loss in a full update; 0: none"
+    )
+    self_items: int = Field(256, ge=2, le=65_536, description="items of one step of the self-supervised loss (m)")
+    self_transforms: list[Literal["mask", "dropout", "complementary", "correlated"]] = Field(
+        ["mask", "dropout", "complementary", "correlated"],
+        min_length=1,
+        description="feature transforms that its two views are drawn from",
+    )
+    gate_min_samples: int = Field(
+        2_000, ge=1, description="samples that a candidate and the served model both score before the gate decides"
+    )
+    gate_tolerance: float = Field(
+        0.02, ge=0, le=1, description="how much less recall_at_50 a candidate may have, as a share of all samples"
+    )
+
     @field_validator("time_zone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
