@@ -39,6 +39,13 @@ class Count:
     decayed_exposures: float = 0.0
     decayed_clicks: float = 0.0
 
+    def add(self, other: "Count") -> None:
+        """Add the counts of other users."""
+        self.exposures += other.exposures
+        self.clicks += other.clicks
+        self.decayed_exposures += other.decayed_exposures
+        self.decayed_clicks += other.decayed_clicks
+
 
 @dataclass(slots=True)
 class Joined:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
-from contract.messages import Advance, Click, Exposure
+from contract.messages import Advance, Click, Exposure, RankingDrop
 
 NEVER = -(1 << 62)  # before every event time; minus a lateness it still is
-E = TypeVar("E", Exposure, Click)
+E = TypeVar("E", Exposure, Click, RankingDrop)
 
 
 @dataclass(frozen=True, slots=True)
