@@ -5,6 +5,8 @@ plain arguments. Nested names are joined by a dot in flags (`--set join.window_m
 environment (`HEADRACE_JOIN__WINDOW_MS=60000`). Contradictions are refused at start, all at once.
 """
 
+import json
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 from zoneinfo import available_timezones
 
+import pydantic_settings
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -297,6 +300,8 @@ def load(flags: Mapping[str, Any] | None = None, stack: Mapping[str, Any] | None
         settings = Settings(**_nested(flags or {}))
     except ValidationError as error:
         raise SettingsError("; ".join(_sentence(e) for e in error.errors())) from None
+    except pydantic_settings.SettingsError as error:
+        raise SettingsError(f"{error}: JSON is wanted there") from None
     finally:
         for name in added:
             del os.environ[name]
@@ -329,7 +334,9 @@ def masked(url: str) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool | list | tuple | dict):
+        return json.dumps(value)  # pydantic-settings reads JSON
+    return str(value)
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
