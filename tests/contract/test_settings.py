@@ -37,9 +37,17 @@ def test_an_unknown_environment_setting_is_refused(monkeypatch: pytest.MonkeyPat
         load()
 
 
+def test_an_environment_value_that_is_no_json_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list that does not parse is one clear line, too."""
+    monkeypatch.setenv("HEADRACE_MODEL__HISTORY_DECAYS", "[0.5")
+    with pytest.raises(SettingsError, match="JSON is wanted"):
+        load()
+
+
 def test_settings_travel_to_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """`environment_of` makes a child load the very same settings, secrets and lists included."""
-    made = load({"redis.url": "redis://:s3cret@h:1/0", "model.history_decays": [0.5], "redis.cluster": True})
+    lists = {"model.history_decays": [0.5], "full.self_transforms": ["dropout"]}
+    made = load({"redis.url": "redis://:s3cret@h:1/0", "redis.cluster": True, **lists})
     for name, value in environment_of(made).items():
         monkeypatch.setenv(name, value)
     assert load() == made
