@@ -6,7 +6,6 @@ environment (`HEADRACE_JOIN__WINDOW_MS=60000`). Contradictions are refused at st
 """
 
 import json
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
