@@ -170,7 +170,9 @@ def join_users(
         actions = _match_clicks(rules, times, shown, rings, clicks, joined)
         _close(rules, times, shown, actions, joined)
     for user in rings.by_user.keys() | shown.last.keys():
-        joined.histories[user] = History(list(rings.by_user.get(user, ())), shown.last.get(user, []))
+        history = History(list(rings.by_user.get(user, ())), shown.last.get(user, []))
+        if history != History([]):  # shown_exposures may be 0
+            joined.histories[user] = history
     return joined
 
 

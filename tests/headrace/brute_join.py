@@ -166,6 +166,7 @@ def brute(case: Case, rules: Rules) -> dict[str, Any]:  # noqa: C901, PLR0912, P
         "histories": {
             u: (tuple(rings.get(u, [])), tuple((i, xlog[i].ts, xlog[i].items) for i in shown.get(u, [])))
             for u in rings.keys() | shown.keys()
+            if rings.get(u) or shown.get(u)
         },
         "undecided": sorted(undecided),
         "waiting": sorted(waiting),

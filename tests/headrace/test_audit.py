@@ -200,7 +200,8 @@ def test_it_says_what_it_cannot_audit(settings: SettingsFactory) -> None:
     for _ in range(5):
         produce(target, place.topic, b"{}", b"k", partition=2)
     target.flush()
-    for future in admin(made.kafka).delete_records([TopicPartition(place.topic, 2, 3)]).values():
+    client = admin(made.kafka)
+    for future in client.delete_records([TopicPartition(place.topic, 2, 3)]).values():
         future.result(10)
     with pytest.raises(RefusedError, match=r"clicks-2 begins at offset 3: retention"):
         audit(made)

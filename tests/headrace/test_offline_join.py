@@ -30,10 +30,10 @@ def _differs(case: Case, rules: Rules) -> bool:
     return flat(joined, case) != law
 
 
-@pytest.mark.parametrize("start", range(0, 20_000, 5_000))
+@pytest.mark.parametrize("start", range(0, 10_000, 2_500))
 def test_equals_the_brute_force(start: int) -> None:
     """Samples, outcomes, dead letters, counts and histories of any two logs and any idle advances are the law's."""
-    for seed in range(start, start + 5_000):
+    for seed in range(start, start + 2_500):
         rnd = random.Random(seed)
         rules = Rules(10, rnd.choice([4, 4, 4, 6, 2]), 2, rnd.choice([1, 1, 2]), rnd.choice([0, 1, 3]), 1_000)
         if seed % 10 == 0:
