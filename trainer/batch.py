@@ -1,11 +1,11 @@
 """Samples to arrays.
 
-B = 3 samples, L = 4: history newest first, -1 where there is none or its item has no row
+B = 3 samples; histories newest first, flat, without items that have no row; P = 5
 
-    user   item   history             profile   context tokens (flat, lengths)
-      5     17     3   9  -1  -1         2       [0 4 | 0 | ]   [2 1 0]
-      8      3    -1  -1  -1  -1        -1
-      5      9    17   3   9  -1         2
+    user   item   history (flat, lengths)         profile   context tokens (flat, lengths)
+      5     17     [3 9 | | 17 3 9]  [2 0 3]         2       [0 4 | 0 | ]   [2 1 0]
+      8      3                                      -1
+      5      9                                       2
 """
 
 import zlib
@@ -30,7 +30,8 @@ class Batch:
     samples: list[Sample]
     user: I64  # [B]
     item: I64  # [B]
-    history: I64  # [B, L]
+    history: I64  # [P], P = sum of history_lengths
+    history_lengths: I64  # [B]
     profile: I64  # [B]
     context: I64  # [sum of context_lengths]
     context_lengths: I64  # [B]
@@ -51,17 +52,16 @@ def build(
     length: int,
 ) -> Batch:
     """Arrays of some samples; the callables give an id's row, and may admit it."""
-    history = np.full((len(samples), length), -1, np.int64)  # [B, L]
-    contexts = []
-    for place, sample in enumerate(samples):
-        newest = [history_row(entry.item_id) for entry in sample.history[: -length - 1 : -1]]
-        history[place, : len(newest)] = newest
-        contexts.append(context_rows(sample.context) if sample.context else NONE)
+    histories = [
+        [row for entry in s.history[: -length - 1 : -1] if (row := history_row(entry.item_id)) >= 0] for s in samples
+    ]
+    contexts = [context_rows(s.context) if s.context else NONE for s in samples]
     return Batch(
         samples,
         np.array([user_row(s.user_id) for s in samples], np.int64),
         np.array([item_row(s.item_id) for s in samples], np.int64),
-        history,
+        np.array([row for rows in histories for row in rows], np.int64),
+        np.array([len(rows) for rows in histories], np.int64),
         np.array([profile_row(s.user_id) for s in samples], np.int64),
         np.concatenate(contexts),
         np.array([len(c) for c in contexts], np.int64),

@@ -73,7 +73,8 @@ def ranks(scores: F32, items: I64, left_out: tuple[I64, I64]) -> I64:
     """Rank [B] of each sample's item (MISS for -1) in scores [B, N], without the pairs (sample, item) left out."""
     seen = items >= 0
     own = scores[np.arange(len(items)), np.where(seen, items, 0)]  # [B]
-    better = np.count_nonzero(scores >= own[:, None], axis=1)
+    at_least = scores >= own[:, None]  # [B, N]
+    better = np.array([np.count_nonzero(row) for row in at_least])  # row by row: many times faster than by axis
     places, excluded = left_out
     beaten = scores[places, excluded] >= own[places]
     better = better - np.bincount(places[beaten], minlength=len(items))

@@ -23,9 +23,13 @@ from trainer.model import Model, bags, decay_weights, token_sums, tower
 from trainer.negatives import Drawn
 from trainer.optimizer import gradient_of, leaf, step_layer, step_rows
 from trainer.state import State
-from trainer.table import Rows
+from trainer.table import START_ACC, Rows
 
+UNTOUCHED_ACC = 1.01 * START_ACC  # above it a row has had a gradient
 ITEM_START = 0.1  # standard deviation of an item-ID row when the item is first learned
+
+
+Pairs = tuple[I64, I64, I64]  # place in the batch, item row, ts_ms: [P] each
 
 
 @dataclass
@@ -43,10 +47,14 @@ class Gathered:
 
 
 def gather(table: Rows, asked: I64) -> Gathered:
-    """Distinct rows of those asked for."""
-    rows, places = np.unique(asked, return_inverse=True)
+    """Distinct rows of those asked for, in row order."""
+    marked = np.zeros(len(table.values), bool)
+    marked[asked] = True
+    rows = np.flatnonzero(marked)
+    place = np.empty(len(marked), np.int64)
+    place[rows] = np.arange(len(rows))
     at = torch.from_numpy(rows)
-    return Gathered(table, at, torch.from_numpy(places.reshape(asked.shape)), leaf(table.values[at]))
+    return Gathered(table, at, torch.from_numpy(place[asked]), leaf(table.values[at]))
 
 
 class Learner:
@@ -73,8 +81,9 @@ class Learner:
         known = np.array([state.items.get(s.item_id) for s in samples], np.int64)  # [B], -1 new
         batch = self.batch(samples)
         first = state.positives.add(batch.user, batch.item, batch.ts_ms)
-        self._score(batch, known, first)
-        loss = self.learn(state.live, batch, everything=False)
+        pairs = state.positives.pairs(batch.user)  # three of [P]
+        self._score(batch, known, first, pairs)
+        loss = self.learn(state.live, batch, pairs, everything=False)
         self._count(batch, first)
         state.expire(self.train.max_user_rows, self.train.max_item_rows)
         return loss
@@ -95,41 +104,39 @@ class Learner:
         state.grow()
         return batch
 
-    def _score(self, batch: Batch, known: I64, first: np.ndarray) -> None:
+    def _score(self, batch: Batch, known: I64, first: np.ndarray, pairs: Pairs) -> None:
         """Rank each first click among all candidates, before it is learned."""
-        state, at = self.state, np.flatnonzero(first)
-        if not len(at):
+        state = self.state
+        if not first.any():
             return
-        alive = state.flags["items.alive"][: state.items.rows]
-        scores = self.scores(self.user_vectors(batch)[torch.from_numpy(at)])  # [n, N]
-        places, items, ts_ms = state.positives.pairs(batch.user[at])
-        earlier = (ts_ms < batch.ts_ms[at][places]) & alive[items]
+        alive = state.flags["items.alive"][: state.items.rows]  # [N]
+        scores = self.scores(self.user_vectors(batch))  # [B, N]
+        places, items, ts_ms = pairs
+        earlier = (ts_ms < batch.ts_ms[places]) & alive[items]
         left_out = places[earlier], items[earlier]
-        usable = np.where(known[at] >= 0, np.where(alive[known[at]], known[at], -1), -1)
+        item = np.where((known >= 0) & alive[known], known, -1)  # [B]
         counts = state.popularity.decayed(slice(0, state.items.rows))
-        state.recall.add(ranks(scores, usable, left_out), popularity_ranks(counts, alive, usable, left_out))
+        model, popularity = ranks(scores, item, left_out), popularity_ranks(counts, alive, item, left_out)
+        state.recall.add(model[first], popularity[first])
 
     def scores(self, users: Tensor) -> np.ndarray:
         """Served scores [n, N] of all item rows for user vectors [n, D]; -inf for what is no candidate."""
         state, model = self.state, self.model
-        cosines = users @ state.fresh_vectors().T  # [n, N]
         bias = np.zeros(state.items.rows)
         if model.correction == "prior":
-            cosines /= model.temperature
+            users = users / model.temperature  # [n, D]
             counts = state.counts.decayed(slice(0, state.items.rows))
             bias = model.prior_weight * np.log(counts + model.prior_epsilon)  # [N]
         bias[~state.flags["items.alive"][: state.items.rows]] = -np.inf
-        cosines += torch.from_numpy(bias.astype(np.float32))
-        scores: np.ndarray = cosines.numpy()
+        added = torch.from_numpy(bias.astype(np.float32))
+        scores: np.ndarray = torch.addmm(added, users, state.fresh_vectors().T).numpy()  # [n, N]
         return scores
 
     def user_vectors(self, batch: Batch) -> Tensor:
         """User vectors [B, D] under the live model, as the server would make them."""
         state, tables = self.state, self.state.live.tables
-        known = batch.history >= 0  # [B, L]
         own = tables["users"].values[torch.from_numpy(batch.user)]  # [B, D]
-        weights = decay_weights(known, self.model.history_decays)  # [B, m, L]
-        bag = bags(tables["items"].values, torch.from_numpy(np.maximum(batch.history, 0)), weights)  # [B, m * D]
+        bag = self._bags(tables["items"].values, torch.from_numpy(batch.history), batch)  # [B, m * D]
         profile = state.profile_tokens.sums_of(batch.profile, tables["profile"])  # [B, D]
         context = self._context(tables["context"].values, torch.from_numpy(batch.context), batch)  # [B, D]
         return tower(torch.cat([own, bag, profile, context], dim=1), state.live.layers, "user")
@@ -152,8 +159,11 @@ class Learner:
 
     # ---- learning ----------------------------------------------------------------------------------------------------
 
-    def learn(self, model: Model, batch: Batch, *, everything: bool) -> float:
-        """One gradient step; with `everything` all parameters move, else only the two ID tables."""
+    def learn(self, model: Model, batch: Batch, pairs: Pairs, *, everything: bool) -> float:
+        """One gradient step; with `everything` all parameters move, else only the two ID tables.
+
+        `pairs`: what the batch's users are known to like, see `Positives.pairs`.
+        """
         state, tables, rng = self.state, model.tables, self.state.rng
         counts = state.counts.decayed(slice(0, state.items.rows))  # [N]
 
@@ -163,12 +173,10 @@ class Learner:
         drawn = drawn_from.draw(self.train.negatives - len(hard_item), rng)
         candidates, times = np.unique(np.concatenate([batch.item, drawn]), return_counts=True)  # [U]
         places = np.searchsorted(candidates, batch.item)  # [B]
-        self._start(tables["items"], batch.item)
+        self._start(tables["items"], candidates)
 
         # 2. leaves: distinct rows, gathered once
-        known = batch.history >= 0  # [B, L]
-        history = np.where(known, batch.history, batch.item[:, None])  # [B, L], places without weight point anywhere
-        items = gather(tables["items"], np.concatenate([candidates, hard_item, history.ravel()]))
+        items = gather(tables["items"], np.concatenate([candidates, hard_item, batch.history]))
         users = gather(tables["users"], batch.user)
         rows = np.concatenate([candidates, hard_item])  # [U + H]
         layers = {name: leaf(layer) for name, layer in model.layers.items()} if everything else model.layers
@@ -189,14 +197,14 @@ class Learner:
             feature_sums = state.item_tokens.sums_of(rows, tables["item_features"])  # [U + H, D]
 
         # 3. towers
-        bag = bags(items.values, items.places[len(rows) :].view(*history.shape), self._weights(known))  # [B, m * D]
+        bag = self._bags(items.values, items.places[len(rows) :], batch)  # [B, m * D]
         own = users.values[users.places]  # [B, D]
         a = tower(torch.cat([own, bag, profile_sums, context_sums], dim=1), layers, "user")  # [B, D]
         item_own = items.values[items.places[: len(rows)]]  # [U + H, D]
         b = tower(torch.cat([item_own, feature_sums], dim=1), layers, "item")  # [U + H, D]
 
         # 4. loss
-        known_sample, known_item, _ = state.positives.pairs(batch.user)
+        known_sample, known_item, _ = pairs
         mask = accidental(places, known_sample, known_item, candidates, state.of_row)  # [B, U]
         bias = torch.from_numpy(self._bias(counts, rows, drawn_from, len(drawn), len(batch)))  # [U + H]
         hard = self._hard(batch, a, b[len(candidates) :], bias[len(candidates) :], hard_sample, hard_item)
@@ -234,13 +242,14 @@ class Learner:
         known = np.array([pair for pair in rows if pair[1] >= 0], np.int64).reshape(-1, 2)
         return known[:, 0], known[:, 1]
 
-    def _weights(self, known: np.ndarray) -> Tensor:
-        return decay_weights(known, self.model.history_decays)
+    def _bags(self, rows: Tensor, places: Tensor, batch: Batch) -> Tensor:
+        weights = decay_weights(batch.history_lengths, self.model.history_decays)  # m of [P]
+        return bags(rows, places, batch.history_lengths, weights)  # [B, m * D]
 
     def _start(self, table: Rows, items: I64) -> None:
         """Give items that are learned for the first time a random row: two zero vectors would never move."""
-        rows = torch.from_numpy(np.unique(items))
-        new = rows[(table.values[rows] == 0).all(dim=1)]
+        rows = torch.from_numpy(items)
+        new = rows[table.acc[rows] <= UNTOUCHED_ACC]
         if len(new):
             drawn = self.state.rng.normal(0.0, ITEM_START, (len(new), self.model.dim))
             table.values[new] = torch.from_numpy(drawn.astype(np.float32))
@@ -280,15 +289,19 @@ class Learner:
         day, since = self._still_known(day), self._still_known(since)
         shuffled = [day[k] for k in state.rng.permutation(len(day))]
         losses = [
-            self.learn(state.full, self.batch(shuffled[n : n + size]), everything=True)
-            for n in range(0, len(shuffled), size)
+            self._again(state.full, shuffled[n : n + size], everything=True) for n in range(0, len(shuffled), size)
         ]
         state.live.take(state.full)
         state.all_moved()
         for n in range(0, len(since), size):
-            self.learn(state.live, self.batch(since[n : n + size]), everything=False)
+            self._again(state.live, since[n : n + size], everything=False)
         state.numbers["full_updates"] += 1
         return float(np.mean(losses)) if losses else 0.0
+
+    def _again(self, model: Model, samples: list[Sample], *, everything: bool) -> float:
+        """Learn samples that were scored and counted before."""
+        batch = self.batch(samples)
+        return self.learn(model, batch, self.state.positives.pairs(batch.user), everything=everything)
 
     def _still_known(self, samples: list[Sample]) -> list[Sample]:
         """Leave out those whose user or item was deleted since."""

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.frequency import I64
 from trainer.table import Rows
 
 MIN_NORM = 1e-12
@@ -79,21 +80,28 @@ def tower(x: Tensor, layers: dict[str, Tensor], name: str) -> Tensor:
     return unit
 
 
-def decay_weights(known: np.ndarray, decays: Iterable[float]) -> Tensor:
-    """Weights [B, m, L] of history places, newest first; places without an ID row (known [B, L] false) get none.
+def decay_weights(lengths: I64, decays: Iterable[float]) -> list[Tensor]:
+    """Weights [P] of each bag for histories of `lengths` [B] known items, flat, newest first: P = their sum.
 
-    The k-th known place weighs decay ** k, and a bag's weights sum to one.
+    The k-th weighs decay ** k, and the weights of one history sum to one.
     """
-    k = np.cumsum(known, axis=1) - 1  # [B, L]
-    weights = np.stack([np.where(known, decay**k, 0.0) for decay in decays], axis=1)  # [B, m, L]
-    weights /= np.maximum(weights.sum(axis=2, keepdims=True), MIN_NORM)
-    return torch.from_numpy(weights.astype(np.float32))
+    starts = np.cumsum(lengths) - lengths  # [B]
+    k = np.arange(int(lengths.sum())) - np.repeat(starts, lengths)  # [P]
+    sums = [(1 - decay**lengths) / (1 - decay) if decay < 1 else lengths for decay in decays]  # [B] each
+    return [
+        torch.from_numpy((decay**k / np.repeat(one, lengths)).astype(np.float32))
+        for decay, one in zip(decays, sums, strict=True)
+    ]
 
 
-def bags(rows: Tensor, places: Tensor, weights: Tensor) -> Tensor:
-    """History bags [B, m * D] from item-ID rows [n, D], places [B, L] into them and weights [B, m, L]."""
-    taken = rows.index_select(0, places.reshape(-1)).view(*places.shape, -1)  # [B, L, D]
-    return torch.bmm(weights, taken).flatten(1)  # [B, m * D]
+def bags(rows: Tensor, places: Tensor, lengths: I64, weights: list[Tensor]) -> Tensor:
+    """History bags [B, m * D] from item-ID rows [n, D], flat places [P] into them, lengths [B] and m weights [P]."""
+    if len(places) == 0:
+        return torch.zeros(len(lengths), len(weights) * rows.shape[1])
+    offsets = torch.from_numpy(np.cumsum(lengths) - lengths)  # [B]
+    bag = torch.nn.functional.embedding_bag
+    made = [bag(places, rows, offsets, mode="sum", per_sample_weights=one) for one in weights]  # m of [B, D]
+    return torch.cat(made, dim=1)
 
 
 def token_sums(rows: Tensor, flat: Tensor, lengths: Tensor) -> Tensor:
