@@ -130,14 +130,19 @@ def tail(
         if one_line:
             sys.stdout.write(msgspec.json.encode(record).decode() + "\n")
         else:
-            where = f"{record.partition}/{record.offset} {record.key or ''}"
-            value = msgspec.json.encode(
-                {"value": record.value} | ({"headers": record.headers} if record.headers else {})
-            )
-            show.out().print(f"[dim]{where}[/dim]", end=" ")
-            show.out().print(value.decode(), markup=False)
+            show.out().print(_readable(record), soft_wrap=True)
         if follow:
             sys.stdout.flush()
+
+
+def _readable(record: Any) -> Any:
+    """Where a record is, its key, and its value as JSON; the headers where they give a reason."""
+    import msgspec  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    headers = f" {msgspec.json.encode(record.headers).decode()}" if record.headers else ""
+    value = "deleted" if record.value is None else msgspec.json.encode(record.value).decode()
+    return Text.assemble((f"{record.partition}/{record.offset} {record.key or ''} ", "dim"), value, (headers, "dim"))
 
 
 def audit(

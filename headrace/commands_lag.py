@@ -9,7 +9,7 @@ import typer
 from contract.errors import BadInputError
 from headrace import options, show
 
-COLUMNS = ("GROUP", "TOPIC", "PARTITION", "CURRENT-OFFSET", "LOG-END-OFFSET", "LAG", "SECONDS-BEHIND")
+COLUMNS = ("GROUP", "TOPIC", "PARTITION", "CURRENT-\nOFFSET", "LOG-END-\nOFFSET", "LAG", "SECONDS\nBEHIND")
 WATCH_S = 2.0
 
 
@@ -59,7 +59,7 @@ def lag(
 
 def _table(rows: list[Any]) -> Any:
     cells = [(r.group, r.topic, r.partition, r.committed, r.end, r.lag, r.behind_s) for r in rows]
-    return show.table(COLUMNS, cells, right=COLUMNS[2:])
+    return show.table(COLUMNS, cells, right=COLUMNS[2:], whole=COLUMNS[:2])
 
 
 def schema(

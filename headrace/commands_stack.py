@@ -60,14 +60,28 @@ def up(
     say = show.said_once(show.err())
     with stack_up.undone_if_cut_short(options.home(given), say):
         settings, _ = stack_up.start(given, say)
+        sent = False
         wanted = example if example is not None else not options.is_given(given, "kafka.bootstrap_servers")
         if wanted and EXAMPLE.is_dir():
-            examples.replay_once(settings, EXAMPLE, speed, say)
-        ready.wait(settings, say)
+            sent = examples.replay_once(settings, EXAMPLE, speed, say)
+        ready.wait(settings, say, after_events=sent)
     _print_status(settings, as_json)
+    if not show.wants_json(as_json):
+        _print_addresses(settings)
     while follow:
         time.sleep(FOLLOW_S)
         _print_status(settings, as_json)
+
+
+def _print_addresses(settings: Any) -> None:
+    from contract.settings import masked  # noqa: PLC0415
+
+    show.out().print(
+        f"Kafka {settings.kafka.bootstrap_servers} · Redis {masked(settings.redis.url.get_secret_value())} · "
+        f"recall server http://{settings.server.host}:{settings.server.port}/docs · `headrace down` stops it all",
+        style="dim",
+        markup=False,
+    )
 
 
 def down(set_: options.Sets = None) -> None:

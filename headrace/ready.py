@@ -15,13 +15,13 @@ STUCK_S = 180.0
 SAID_EVERY_S = 5.0
 
 
-def wait(settings: Settings, say: Callable[[str], None]) -> None:
-    """Return once no group lags and a version is served, for longer than the join's idle time-out.
+def wait(settings: Settings, say: Callable[[str], None], *, after_events: bool) -> None:
+    """Return once no group lags and a version is served; after events, for longer than the join's idle time-out.
 
     By then idle partitions have closed their windows, and what came of that is learned too. Raises UnreachableError
     when a role keeps ending, or when nothing moves for three minutes.
     """
-    calm_s = settings.join.idle_timeout_ms / 1000 + CALM_AFTER_IDLE_S
+    calm_s = settings.join.idle_timeout_ms / 1000 + CALM_AFTER_IDLE_S if after_events else 0.0
     calm_since = moved = said = time.monotonic()
     before: list[Row] = []
     while True:

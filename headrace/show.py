@@ -37,13 +37,16 @@ def print_json(value: Any) -> None:
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> "Table":
-    """Table whose `right` columns are aligned to the right; None shows as a dash."""
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = (), whole: Sequence[str] = ()
+) -> "Table":
+    """Table whose `right` columns are aligned to the right; the first and the `whole` ones are never broken."""
     from rich.table import Table  # noqa: PLC0415
 
     made = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        made.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name == columns[0])
+        unbroken = name == columns[0] or name in whole
+        made.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=unbroken)
     for row in rows:
         made.add_row(*("-" if cell is None else str(cell) for cell in row))
     return made

@@ -118,7 +118,7 @@ def render(found: dict[str, Any], settings: Settings) -> RenderableType:
         ["popularity's", _percent(found["popularity_recall_at_50"])],
         ["freshness", found["freshness_ms"] and f"{found['freshness_ms'] / 1000:.1f} s"],
     ]
-    parts.append(show.table(("", f"{settings.names.prefix}{settings.names.namespace}"), facts))
+    parts.append(show.table(("namespace", f"{settings.names.prefix}{settings.names.namespace}"), facts))
     return Group(*parts)
 
 
