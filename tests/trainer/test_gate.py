@@ -1,0 +1,105 @@
+"""The gate, case by case."""
+
+import numpy as np
+import pytest
+
+from trainer.gate import Paired, Vectors, dropped, judge, looked_at, unfit
+
+GOOD = Vectors(finite=True, longest=1.0, directed=90, items=100)
+
+
+def paired(served_only: int, candidate_only: int, both: int, neither: int) -> Paired:
+    """Ranks 1 are hits, ranks 51 misses."""
+    found = Paired()
+    hit, miss = 50, 51  # the last rank that is a hit, the first that is none
+    served = [hit] * served_only + [miss] * candidate_only + [hit] * both + [miss] * neither
+    candidate = [miss] * served_only + [hit] * candidate_only + [hit] * both + [miss] * neither
+    found.add(np.array(served), np.array(candidate))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("counts", "outcome", "words"),
+    [
+        ((0, 0, 0, 0), "waiting", "0 of 1000"),
+        ((0, 500, 0, 499), "waiting", "999 of 1000"),  # however good, it waits
+        ((500, 0, 0, 499), "waiting", "999 of 1000"),  # and however bad
+        ((0, 0, 200, 800), "passed", "0.2000 against 0.2000"),
+        ((10, 60, 200, 730), "passed", "+0.0500"),
+        ((60, 40, 200, 700), "passed", "-0.0200"),  # worse by the tolerance itself
+        ((61, 40, 200, 699), "refused", "-0.0210"),
+        ((250, 0, 0, 750), "refused", "0.0000 against 0.2500"),
+    ],
+)
+def test_recall(counts: tuple[int, int, int, int], outcome: str, words: str) -> None:
+    """A candidate waits for enough paired samples, then passes unless it is worse by more than the tolerance."""
+    verdict = judge(paired(*counts), GOOD, GOOD, 1_000, 0.02)
+    assert verdict.outcome == outcome
+    assert words in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("candidate", "words"),
+    [
+        (GOOD._replace(finite=False), "NaN"),
+        (GOOD._replace(longest=1.5), "norm 1.5"),
+        (GOOD._replace(items=49), "49 items where 100"),
+        (GOOD._replace(directed=44), "only 44"),
+    ],
+)
+def test_unfit_at_once(candidate: Vectors, words: str) -> None:
+    """What cannot be served is refused before a single sample is scored, and however good its recall."""
+    for hits in (Paired(), paired(0, 500, 500, 0)):
+        verdict = judge(hits, GOOD, candidate, 1_000, 0.02)
+        assert verdict.outcome == "refused"
+        assert words in verdict.reason
+
+
+@pytest.mark.parametrize("candidate", [GOOD, GOOD._replace(items=50, directed=45), GOOD._replace(items=500)])
+def test_fit(candidate: Vectors) -> None:
+    """Bounds themselves are allowed, and so is growth."""
+    assert unfit(GOOD, candidate) == ""
+
+
+def test_first_candidate() -> None:
+    """Against an initial model, of which no item has a direction, nothing about the item count speaks."""
+    assert unfit(looked_at(np.zeros((0, 4), np.float32)), GOOD) == ""
+
+
+def test_standard_error_by_hand() -> None:
+    """B = 30, c = 10, n = 1000: difference -0.02, error sqrt(40 - 0.4) / 1000."""
+    difference, error = paired(30, 10, 200, 760).difference()
+    assert difference == pytest.approx(-0.02)
+    assert error == pytest.approx(39.6**0.5 / 1000)
+
+
+def test_paired_adds_up() -> None:
+    """Batches add up to the same as one batch."""
+    rng = np.random.default_rng(1)
+    served, candidate = rng.integers(1, 100, (2, 500))
+    once, often = Paired(), Paired()
+    once.add(served, candidate)
+    for part in np.array_split(np.arange(500), 7):
+        often.add(served[part], candidate[part])
+    assert once == often
+    with pytest.raises(ValueError, match="3 ranks"):
+        once.add(served[:3], candidate[:4])
+
+
+def test_looked_at() -> None:
+    """Norms, direction and finiteness of real vectors."""
+    vectors = np.eye(4, dtype=np.float32)
+    assert looked_at(vectors) == Vectors(True, 1.0, 4, 4)  # noqa: FBT003
+    vectors[2] = 0
+    assert looked_at(vectors).directed == 3
+    vectors[1, 1] = np.nan
+    assert not looked_at(vectors).finite
+    vectors[1, 1] = np.inf
+    assert not looked_at(vectors).finite
+
+
+def test_deltas_stop_on_a_drop() -> None:
+    """Deltas stop when the live model falls behind what was published last, and not before enough samples are in."""
+    assert dropped(paired(400, 0, 0, 600), 1_001, 0.02) == ""
+    assert "fell by 0.4000 on 1000" in dropped(paired(400, 0, 0, 600), 1_000, 0.02)
+    assert dropped(paired(20, 0, 300, 680), 1_000, 0.02) == ""
