@@ -1,0 +1,112 @@
+"""After the faults: wait until nothing lags, then hold everything against the raw logs."""
+
+import json
+import time
+import urllib.request
+from typing import NamedTuple
+
+from confluent_kafka import Message
+
+from contract import kafka
+from contract.errors import HeadraceError
+from headrace import offsets
+from headrace.audit import audit, differences
+from headrace.audit_compare import Check
+from streams.lag import total
+from tests.faults.bench import PARTITIONS, Bench
+
+CALM_S = 4.0
+SETTLED_S = 180.0
+POLL_S = 0.5
+RAW = ("exposures", "clicks", "ranking-drops", "items", "users")
+
+
+class Verdict(NamedTuple):
+    """What a run lost, doubled or tore; `examples` for people."""
+
+    events: int
+    lost: int
+    duplicated: int
+    torn: int
+    settled_s: float
+    examples: list[str]
+
+
+def settle(bench: Bench) -> float:
+    """Wait until every group has read everything for some seconds; gives the seconds it took until then."""
+    begun = time.monotonic()
+    calm_since = begun
+    said = ""
+    while True:
+        now = time.monotonic()
+        try:
+            rows = offsets.lag(bench.settings)
+            behind = total(rows)
+            said = ", ".join(f"{r.group} {r.topic}-{r.partition} {r.lag}" for r in rows if r.lag)
+        except HeadraceError as error:
+            behind, said = 1, str(error)
+        if behind:
+            calm_since = time.monotonic()
+        if now - calm_since >= CALM_S:
+            return calm_since - begun
+        if now - begun > SETTLED_S:
+            tails = "\n".join(f"--- {name}\n{bench.fleet.tail(name)}" for name in bench.fleet.names())
+            raise TimeoutError(f"lag is not 0 after {SETTLED_S:.0f} s: {said}\n{tails}")
+        time.sleep(POLL_S)
+
+
+def judge(bench: Bench) -> Verdict:
+    """Settle, audit, and compare what the broker acknowledged with what the raw topics hold."""
+    settled_s = settle(bench)
+    checks = [_raw(bench), *audit(bench.settings), _served(bench)]
+    events = sum(bench.feeder.acknowledged.values())
+    examples = [f"{c.part}/{c.what}: {text}" for c in checks if c.differences for text in c.examples]
+    return Verdict(
+        events,
+        sum(c.missing for c in checks),
+        sum(c.extra + c.duplicated for c in checks),
+        sum(c.different for c in checks),
+        settled_s,
+        examples or [f"{c.part}/{c.what}: {c.differences}" for c in checks if differences([c])],
+    )
+
+
+def _raw(bench: Bench) -> Check:
+    """Acknowledged records stand in the raw logs, each once: the idempotent producer and the broker's log."""
+    check = Check("bench", "raw records")
+    acknowledged = bench.feeder.acknowledged
+    for topic in RAW:
+        name = bench.settings.names.topic(topic)
+        found = sum(map(_one, kafka.read_to_end(bench.settings.kafka, name, list(range(PARTITIONS)))))
+        wanted = acknowledged[topic]
+        check.expected += wanted
+        check.found += found
+        check.missing += max(0, wanted - found)
+        check.extra += max(0, found - wanted)
+        if wanted != found:
+            check.example(f"{topic}: {wanted} acknowledged, {found} in the log")
+    return check
+
+
+def _one(_: Message) -> int:
+    return 1
+
+
+def _served(bench: Bench) -> Check:
+    """Every server answers from the newest version and sequence on `updates`."""
+    check = Check("server", "version and sequence")
+    keys = [
+        tuple(map(int, bytes(m.key() or b"").split(b"/")))
+        for m in kafka.read_to_end(bench.settings.kafka, bench.settings.names.topic("updates"), [0])
+        if m.value()
+    ]
+    wanted = max(keys)[:2] if keys else (0, -1)
+    for _ in range(20):  # each connection goes to one of the servers
+        url = f"http://127.0.0.1:{bench.settings.server.port}/version"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            told = json.load(answer)
+        check.expected, check.found = check.expected + 1, check.found + 1
+        if (came := (told["version"], told["sequence"])) != wanted:
+            check.different += 1
+            check.example(f"serves {came}, updates has {wanted}")
+    return check
