@@ -7,41 +7,36 @@ One turn of the loop:
     2. see that Redis is as we left it; if not (emptied, back from an old copy), read again from what it says it holds
     3. histories and profiles: the last record of each user
     4. updates: judge each whole one; rows to Redis, items to the model at hand, a snapshot to index files
-    5. write down in Redis how far that is, then commit
-    6. let a version that is wholly applied be served
+    5. let a version that is wholly applied be served, let old ones go
+    6. commit
 
-What is written is absolute, never an increment, so a turn that was cut off is simply done again. One publisher per
-namespace; a second one would redo the first one's writes, not spoil them.
+Each step ends by writing down in Redis how far it is. What is written is absolute, never an increment, so a turn that
+was cut off is simply done again. One publisher per namespace; a second one would redo the first's writes, not spoil it.
 """
 
-import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import redis
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaException, Message
 from prometheus_client import Counter, Gauge
 
 from contract import health, log
 from contract.errors import BadInputError, UnreachableError
-from contract.kafka import END_OF_PARTITION, admin, consumer, create_topics, end_offsets, partition_counts
+from contract.kafka import create_topics
 from contract.messages import Served
 from contract.redis import connect
 from contract.settings import Settings
 from contract.updates import Assembler, Update, decode_chunk
-from publisher import control, index_files, model
-from publisher.model import Model
+from publisher import control
+from publisher.feed import Feed
+from publisher.indexer import Indexer
 from publisher.store import Kind, Store
 from publisher.versions import REFUSED, Verdict, expired, judge, serve, should_serve
 
 KINDS: tuple[Kind, ...] = ("histories", "profiles")
-USER_RECORDS = 5_000
-UPDATE_RECORDS = 16
-POLL_S = 0.05
 BEAT_MS = 1_000
 RETRY_S = 0.5
 OLD_COPY_MS = 12 * 3_600_000  # tombstones may be compacted away after a day: a copy this old is filled from scratch
@@ -72,8 +67,8 @@ def publish(settings: Settings, stop: threading.Event) -> None:
     """Publish until `stop`; waits for Kafka and Redis to come, and to come back."""
     publisher = Publisher(settings)
     pages = health.serve(settings.publisher.port, publisher.health)
+    begun = False
     try:
-        begun = False
         while not stop.is_set():
             try:
                 if not begun:
@@ -98,119 +93,62 @@ class Publisher:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.names = settings.names
-        self.topics = {self.names.topic(kind): kind for kind in KINDS}
-        self.updates_topic, self.control_topic = self.names.topic("updates"), self.names.topic("control")
+        self.kinds = {self.names.topic(kind): kind for kind in KINDS}
         self.store = Store(connect(settings.redis), self.names)
-        self.users: Consumer | None = None
-        self.updates: Consumer | None = None
-        self.builder = ThreadPoolExecutor(1, "index")
-        self.building: Future[Model] | None = None
-        self.built_from: int | None = None  # offset of the update that is being built
-        self.backlog: list[tuple[Update, int]] = []  # updates that came meanwhile, with the offset after each
-        self.applied: dict[str, int] = {}
-        self.model: Model | None = None
-        self.ready: set[int] = set()  # versions that have index files
-        self.unsaved = 0  # items changed since the newest index files
+        self.feed = Feed(settings.kafka, self.names)
+        limits = settings.publisher
+        self.indexer = Indexer(settings.files, settings.namespace, limits.exact_max_items, limits.overlay_max_items)
+        self.applied: dict[str, int] = {}  # as Redis has it
         self.pointer: Served | None = None
+        self.control_from = 0  # next record of control
         self.assembler = Assembler()
         self.half_from: int | None = None  # offset of the first chunk of an update that is not whole yet
         self.update_from = 0  # offset of the first chunk of the newest update
-        self.committed: dict[tuple[str, int], int] = {}
         self.beaten_ms = 0
-        self.cleared = False
 
     # ---- start -------------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Find out what Redis and the index files hold, and read on from there."""
-        settings = self.settings
-        create_topics(settings)
-        if not self.cleared:
-            index_files.clear_interrupted(settings.files)
-            self.cleared = True
-        self.pointer = control.pointer_of(settings)
-        self._adopt(self.store.applied())
-        self._wait_for_build()
-        if self.model is None:
-            self.model, refused = index_files.newest(settings.files, settings.namespace)
-            for reason in refused:
-                log.get().error("index_refused", reason=reason)
-        self.ready = {version for version, _ in index_files.written(settings.files)}
-        if self.pointer is not None:
-            self.store.mirror(self.pointer)
-        self._read_from_applied()
+        create_topics(self.settings)
+        self.control_from = self.feed.ends()[(self.feed.control_topic, 0)]
+        self.pointer = control.pointer_of(self.settings)
+        self.indexer.load()
+        self._read_from_applied(self.store.applied())
 
-    def _read_from_applied(self) -> None:
-        client = admin(self.settings.kafka)
-        counts = partition_counts(client)
-        user_parts = [TopicPartition(t, p) for t in self.topics for p in range(counts[t])]
-        ends = end_offsets(client, [*user_parts, TopicPartition(self.updates_topic, 0)])
-        for part in user_parts:
-            part.offset = self._start(f"{self.topics[part.topic]}:{part.partition}", ends[(part.topic, part.partition)])
-        start = self._start("updates", ends[(self.updates_topic, 0)])
-        if self.model is None or self.model.offset > ends[(self.updates_topic, 0)]:
-            self.model, start = None, OFFSET_BEGINNING
-        elif start != OFFSET_BEGINNING:
-            start = min(start, self.model.offset)
-        self._close_consumers()
-        group = self.names.group("publisher")
-        self.users = consumer(self.settings.kafka, group)
-        self.users.assign(user_parts)
-        # Chunks are large: what waits in memory is bounded by bytes.
-        self.updates = consumer(self.settings.kafka, group, queued_max_messages_kbytes=32_768)
-        self.updates.assign(
-            [TopicPartition(self.updates_topic, 0, start), TopicPartition(self.control_topic, 0, OFFSET_BEGINNING)]
-        )
-        self.assembler, self.half_from = Assembler(), None
-        self.committed = {}
-        log.get().info("reading", updates=start, applied=len(self.applied), version=self.model and self.model.version)
-
-    def _start(self, name: str, end: int) -> int:
-        position = self.applied.get(name, OFFSET_BEGINNING)
-        if position > end:
-            log.get().error("redis_ahead_of_topic", name=name, position=position, end=end, reading="all of it again")
-            return OFFSET_BEGINNING
-        return position
-
-    # ---- one turn ----------------------------------------------------------------------------------------------------
-
-    def turn(self) -> None:
-        """One turn of the loop (see the module's docstring)."""
-        assert self.users is not None  # noqa: S101  (begin() came first)
-        assert self.updates is not None  # noqa: S101
-        user_records = _records(self.users.consume(USER_RECORDS, POLL_S))
-        update_records = _records(self.updates.consume(UPDATE_RECORDS, POLL_S))
-        if (user_records or update_records or self._beat_is_due()) and not self._redis_is_as_left():
-            return
-        positions = self._apply_users(user_records)
-        for record in update_records:
-            if record.topic() == self.control_topic:
-                self._take_pointer(record)
-            else:
-                self._take_chunk(record)
-        if positions:
-            self._set_applied(positions)
-        self._take_built()
-        self._serve_newest()
-        if self._beat_is_due():
-            self.store.beat(now_ms())
-            self.beaten_ms = now_ms()
-        self._commit()
-
-    def _beat_is_due(self) -> bool:
-        return now_ms() - self.beaten_ms >= BEAT_MS
-
-    def _redis_is_as_left(self) -> bool:
-        found = self.store.applied()
-        if found == self.applied:
-            return True
-        log.get().error("redis_rolled_back", held=len(self.applied), found=len(found), next="filled from the topics")
-        REFILLS.inc()
+    def _read_from_applied(self, found: dict[str, int]) -> None:
+        """Take what Redis says it holds, and read on from there (from less far, where the index files are behind)."""
         self._adopt(found)
         if self.pointer is not None:
             self.store.mirror(self.pointer)
-        self._read_from_applied()
-        return False
+        ends, updates = self.feed.ends(), (self.feed.updates_topic, 0)
+        starts = {at: self.applied[name] for at in ends if (name := self._name(at)) in self.applied}
+        self._forget_foreign({self._name(at): ends[at] for at, start in starts.items() if start > ends[at]})
+        starts = {at: start for at, start in starts.items() if self._name(at) in self.applied}
+        held = self.indexer.model
+        if held is not None and held.offset > ends[updates]:
+            held = self.indexer.model = None
+        starts[updates] = min(starts[updates], held.offset) if held and updates in starts else OFFSET_BEGINNING
+        starts[(self.feed.control_topic, 0)] = self.control_from
+        self.feed.open(starts)
+        self.assembler, self.half_from = Assembler(), None
+        log.get().info("reading", updates=starts[updates], applied=len(self.applied), version=held and held.version)
+
+    def _forget_foreign(self, beyond: dict[str, int]) -> None:
+        """Forget what is applied beyond the end of its topic: those records are of another log."""
+        gone = list(beyond)
+        if "updates" in beyond:
+            gone += [f"version:{version}" for version in self._versions()]
+        for name in gone:
+            log.get().error("redis_ahead_of_topic", name=name, applied=self.applied.pop(name), end=beyond.get(name))
+        self.store.forget_applied(gone)
+
+    def _name(self, at: tuple[str, int]) -> str:
+        """Field of `applied` for a partition."""
+        topic, partition = at
+        if topic in self.kinds:
+            return f"{self.kinds[topic]}:{partition}"
+        return "updates" if topic == self.feed.updates_topic else "control"
 
     def _adopt(self, found: dict[str, int]) -> None:
         """Take what Redis holds as applied; users' records older than tombstones are kept are read from scratch."""
@@ -222,34 +160,64 @@ class Publisher:
             found = {name: value for name, value in found.items() if name not in gone}
         self.applied = found
 
+    # ---- one turn ----------------------------------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """One turn of the loop (see the module's docstring)."""
+        taken = self.feed.take()  # 1
+        due = now_ms() - self.beaten_ms >= BEAT_MS
+        if (taken.users or taken.updates or due) and not self._redis_is_as_left():  # 2
+            return
+        self._apply_users(taken.users)  # 3
+        for record in taken.updates:  # 4
+            if record.topic() == self.feed.control_topic:
+                self._take_pointer(record)
+            else:
+                self._take_chunk(record)
+        self.indexer.turn()
+        self._serve_newest()  # 5
+        self._let_go()
+        if due:
+            self.store.beat(now_ms())
+            self.beaten_ms = now_ms()
+        unfinished = [n for n in (self.half_from, self.indexer.building_from) if n is not None]
+        self.feed.commit(min(unfinished, default=None))  # 6
+
+    def _redis_is_as_left(self) -> bool:
+        found = self.store.applied()
+        if found == self.applied:
+            return True
+        log.get().error("redis_rolled_back", held=len(self.applied), found=len(found), next="filled from the topics")
+        REFILLS.inc()
+        self._read_from_applied(found)
+        return False
+
     def _set_applied(self, values: dict[str, int]) -> None:
         self.store.set_applied(values)
         self.applied |= values
 
+    def _versions(self) -> dict[int, int]:
+        """Sequence applied of each version that Redis holds."""
+        return {int(name[8:]): value for name, value in self.applied.items() if name.startswith("version:")}
+
     # ---- histories, profiles -----------------------------------------------------------------------------------------
 
-    def _apply_users(self, records: list[Message]) -> dict[str, int]:
+    def _apply_users(self, records: list[Message]) -> None:
         last: dict[Kind, dict[str, bytes | None]] = {kind: {} for kind in KINDS}
-        positions: dict[str, int] = {}
+        applied: dict[str, int] = {}
         for record in records:
-            kind, key = self.topics[str(record.topic())], record.key()
-            positions[f"{kind}:{record.partition()}"] = int(record.offset() or 0) + 1
+            kind, key = self.kinds[str(record.topic())], record.key()
+            applied[f"{kind}:{record.partition()}"] = int(record.offset() or 0) + 1
             if key is not None:
-                last[kind][_text(key)] = record.value()
+                last[kind][bytes(key).decode("utf-8", "replace")] = record.value()
         for kind, values in last.items():
             if values:
                 self.store.put_users(kind, values)
                 RECORDS.labels(kind).inc(len(values))
-        return positions
+        if applied:
+            self._set_applied(applied)
 
     # ---- updates -----------------------------------------------------------------------------------------------------
-
-    def _take_pointer(self, record: Message) -> None:
-        value = record.value()
-        if record.key() == control.KEY and value is not None:
-            self.pointer = control.decode(bytes(value))
-            self.store.mirror(self.pointer)
-            log.get().info("served", namespace=self.pointer.namespace, version=self.pointer.version)
 
     def _take_chunk(self, record: Message) -> None:
         value, offset = record.value(), int(record.offset() or 0)
@@ -270,34 +238,37 @@ class Publisher:
             self._apply_update(update, offset + 1)
 
     def _apply_update(self, update: Update, offset: int) -> None:
-        held = {int(name[8:]): v for name, v in self.applied.items() if name.startswith("version:")}
+        held = self._versions()
         verdict = judge(held, update.kind, update.version, update.sequence, self.settings.publish.keep_versions)
         APPLIED.labels(verdict.value).inc()
-        if verdict in REFUSED:
-            log.get().error(
-                "refused",
-                reason=verdict.value,
-                version=update.version,
-                sequence=update.sequence,
-                applied=held.get(update.version),
-                heals="the next snapshot",
-            )
-        rows = self._apply_rows(update, held) if verdict is Verdict.APPLY else 0
-        self._advance_model(update, offset)
+        done = {"updates": max(offset, self.applied.get("updates", 0))}
+        rows = 0
+        if verdict is Verdict.APPLY:
+            rows = self._apply_rows(update, held)
+            done[f"version:{update.version}"] = update.sequence
+        elif verdict in REFUSED:
+            self._refuse(update, verdict, held.get(update.version))
+        self.indexer.take(update, self.update_from, offset)
         if verdict is Verdict.APPLY:
             self._tell(update, rows)
-        self._set_applied({"updates": max(offset, self.applied.get("updates", 0))})
+        self._set_applied(done)
 
     def _apply_rows(self, update: Update, held: dict[int, int]) -> int:
-        if update.kind == "snapshot":
-            rows = self.store.replace_rows(update.version, update.users, update.manifest.dim)
-        else:
-            rows = self.store.put_rows(update.version, update.users, update.manifest.dim)
         # Who is deleted is deleted from the versions one could go back to as well.
         gone = [user for section in update.users for user in section.deleted]
         self.store.delete_rows([v for v in held if v < update.version], gone)
-        self._set_applied({f"version:{update.version}": update.sequence})
-        return rows
+        write = self.store.replace_rows if update.kind == "snapshot" else self.store.put_rows
+        return write(update.version, update.users, update.manifest.dim)
+
+    def _refuse(self, update: Update, verdict: Verdict, applied: int | None) -> None:
+        log.get().error(
+            "refused",
+            reason=verdict.value,
+            version=update.version,
+            sequence=update.sequence,
+            applied=applied,
+            heals="the next snapshot",
+        )
 
     def _tell(self, update: Update, rows: int) -> None:
         done_ms, arrival_ms = now_ms(), update.manifest.arrival_ms
@@ -314,126 +285,47 @@ class Publisher:
             sequence=update.sequence,
             rows=rows,
             items=sum(len(section.ids) for section in update.items),
-            lag=self._lag(),
+            lag=self.feed.updates_behind(),
             freshness_ms=freshness_ms,
         )
 
-    def _lag(self) -> int:
-        assert self.updates is not None  # noqa: S101
-        with contextlib.suppress(KafkaException):
-            part = TopicPartition(self.updates_topic, 0)
-            _, high = self.updates.get_watermark_offsets(part, cached=True)
-            position = self.updates.position([part])[0].offset
-            return max(0, high - position) if position >= 0 else 0
-        return -1
-
-    # ---- the model and its index files -------------------------------------------------------------------------------
-
-    def _advance_model(self, update: Update, offset: int) -> None:
-        """Bring the model at hand forward; index files for a snapshot, and when much has changed since the last."""
-        if self.building is not None:
-            self.backlog.append((update, offset))
-            return
-        limit = self.settings.publisher.exact_max_items
-        held = self.model
-        if update.kind == "snapshot" and (held is None or update.version > held.version):
-            self._build(lambda: model.from_snapshot(update, offset, limit), update.manifest.items)
-        elif held is not None and model.follows(held, update):
-            ahead = self.model = model.advanced(held, update, offset, limit)
-            self.unsaved += sum(len(s.ids) + len(s.deleted) for s in update.items)
-            if update.kind == "snapshot" or self.unsaved > self.settings.publisher.overlay_max_items:
-                self._build(lambda: model.compacted(ahead, limit), len(ahead.catalogue))
-
-    def _build(self, make: Callable[[], Model], items: int) -> None:
-        """Write index files of a model; a small one at once, a large one beside the loop."""
-
-        def make_and_write() -> Model:
-            built = make()
-            index_files.write(self.settings.files, self.settings.namespace, built)
-            return built
-
-        self.unsaved, self.built_from = 0, self.update_from
-        self.building = self.builder.submit(make_and_write)
-        if items <= self.settings.publisher.exact_max_items:
-            self._wait_for_build()
-
-    def _wait_for_build(self) -> None:
-        if self.building is not None:
-            self.building.exception()
-            self._take_built()
-
-    def _take_built(self) -> None:
-        if self.building is None or not self.building.done():
-            return
-        done, self.building, self.built_from = self.building, None, None
-        waiting, self.backlog = self.backlog, []
-        self.model = done.result()  # what failed is read and built again
-        self.ready.add(self.model.version)
-        index_files.forget(self.settings.files, self.ready)
-        log.get().info(
-            "index_built",
-            version=self.model.version,
-            sequence=self.model.sequence,
-            items=len(self.model.catalogue),
-            exact=self.model.catalogue.index.exact,
-        )
-        for update, offset in waiting:
-            self._advance_model(update, offset)
-
     # ---- the served pointer ------------------------------------------------------------------------------------------
 
+    def _take_pointer(self, record: Message) -> None:
+        value, self.control_from = record.value(), int(record.offset() or 0) + 1
+        if record.key() == control.KEY and value is not None:
+            self.pointer = control.decode(bytes(value))
+            self.store.mirror(self.pointer)
+            log.get().info("served", namespace=self.pointer.namespace, version=self.pointer.version)
+
     def _serve_newest(self) -> None:
-        """Let the newest version that has both its rows in Redis and its index files be served, and forget old ones."""
-        applied = {int(name[8:]) for name in self.applied if name.startswith("version:")}
-        whole = applied & self.ready
-        if whole and should_serve(self.pointer, self.settings.namespace, max(whole)):
-            pointer = serve(self.pointer, self.settings.namespace, max(whole), now_ms())
-            control.write(self.settings, pointer)
-            self.pointer = pointer
-            self.store.mirror(pointer)
-            log.get().info("cut_over", version=self.pointer.version, previous=self.pointer.previous)
-        keep = self.settings.publish.keep_versions
+        """Let the newest version that has both its rows in Redis and its index files be served."""
+        whole = self._versions().keys() & self.indexer.ready
+        if not whole or not should_serve(self.pointer, self.settings.namespace, max(whole)):
+            return
+        pointer = serve(self.pointer, self.settings.namespace, max(whole), now_ms())
+        control.write(self.settings, pointer)
+        self.pointer = pointer
+        self.store.mirror(pointer)
+        log.get().info("cut_over", version=pointer.version, previous=pointer.previous)
+
+    def _let_go(self) -> None:
+        """Let old versions expire, in Redis and on disk."""
         served = {self.pointer.version, self.pointer.previous} if self.pointer else set()
-        if old := expired(applied, served, keep):
-            self.store.expire(old)
-            for version in old:
-                del self.applied[f"version:{version}"]
-            index_files.forget(self.settings.files, set(applied) - set(old))
-            self.ready -= set(old)
-            log.get().info("expired", versions=",".join(map(str, old)))
-
-    # ---- commit ------------------------------------------------------------------------------------------------------
-
-    def _commit(self) -> None:
-        """Commit how far everything is applied; position() passes transaction markers, so the lag can be 0."""
-        assert self.users is not None  # noqa: S101
-        assert self.updates is not None  # noqa: S101
-        news = {self.users: self._news(self.users), self.updates: self._news(self.updates)}
-        for member, offsets in news.items():
-            if offsets:
-                try:
-                    member.commit(offsets=offsets, asynchronous=False)
-                except KafkaException as error:
-                    log.get().warning("not_committed", reason=str(error))
-                else:
-                    self.committed |= {(o.topic, o.partition): o.offset for o in offsets}
-
-    def _news(self, member: Consumer) -> list[TopicPartition]:
-        found = []
-        for at in member.position(member.assignment()):
-            if at.topic == self.control_topic or at.offset < 0:
-                continue
-            if at.topic == self.updates_topic:
-                at.offset = min(n for n in (at.offset, self.half_from, self.built_from) if n is not None)
-            if self.committed.get((at.topic, at.partition)) != at.offset:
-                found.append(at)
-        return found
+        old = expired(self._versions(), served, self.settings.publish.keep_versions)
+        if not old:
+            return
+        self.store.expire(old)
+        for version in old:
+            del self.applied[f"version:{version}"]
+        self.indexer.forget(old)
+        log.get().info("expired", versions=",".join(map(str, old)))
 
     # ---- the rest ----------------------------------------------------------------------------------------------------
 
     def health(self) -> dict[str, Any]:
         """What /healthz says."""
-        held = self.model
+        held = self.indexer.model
         return {
             "role": "publisher",
             "version": held.version if held else None,
@@ -444,29 +336,6 @@ class Publisher:
 
     def close(self) -> None:
         """Leave; what is applied but not committed is applied again."""
-        self.builder.shutdown(wait=True)
-        self._close_consumers()
-
-    def _close_consumers(self) -> None:
-        for member in (self.users, self.updates):
-            if member is not None:
-                member.close()
-        self.users = self.updates = None
-
-
-def _records(messages: list[Message]) -> list[Message]:
-    """Messages that are records; KafkaException for an error that will not go away."""
-    records = []
-    for message in messages:
-        error = message.error()
-        if error is None:
-            records.append(message)
-        elif error.fatal() or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-            raise KafkaException(error)
-        elif error.code() != END_OF_PARTITION:
-            log.get().warning("kafka", reason=str(error))
-    return records
-
-
-def _text(key: str | bytes) -> str:
-    return key if isinstance(key, str) else key.decode("utf-8", "replace")
+        self.indexer.close()
+        self.feed.close()
+        self.store.client.close()

@@ -26,7 +26,7 @@ from publisher.store import Store
 
 POLL_S = 0.1
 LOOK_S = 1.0  # between looks for index files and for signs of life
-FILES_PATIENCE_S = 5.0  # without index files for so long: build from `updates`
+FILES_PATIENCE_S = 2.0  # without index files for so long: build from `updates`
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +87,10 @@ class Follower:
                 stop.wait(LOOK_S)
         if self._consumer is not None:
             self._consumer.close()
+
+    def close(self) -> None:
+        """Let go of Redis."""
+        self._store.client.close()
 
     # ---- where to read -----------------------------------------------------------------------------------------------
 

@@ -51,6 +51,7 @@ def run(settings: Settings) -> None:
         finally:
             stop.set()
             thread.join(10)
+            follower.close()
     if failed:
         raise failed[0]
 

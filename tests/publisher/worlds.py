@@ -278,14 +278,17 @@ def serving(settings: Settings) -> Iterator[Recall]:
     for thread in threads:
         thread.start()
     wait_for(lambda: web.started)
+    recall = Recall(follower, f"http://127.0.0.1:{settings.server.port}")
     try:
-        yield Recall(follower, f"http://127.0.0.1:{settings.server.port}")
+        yield recall
     finally:
+        recall.http.close()
         stop.set()
         web.should_exit = True
         for thread in threads:
             thread.join(20)
         bound.close()
+        follower.close()
         assert not any(thread.is_alive() for thread in threads)
 
 
