@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-SLICE_EVENTS = 200_000  # raw events of a partition that are joined at a time, about
+SLICE_EVENTS = 100_000  # raw events of a partition that are joined at a time, about
 MAX_SLICES = 1_000
 BUFFER_BYTES = 1 << 18
 _HEAD = struct.Struct("<qqII")  # offset, arrival, bytes of the key, bytes of the value

@@ -66,9 +66,11 @@ Shown = tuple[int, int, Exposure]  # (ts_ms, offset, exposure): the order of id-
 
 
 class _Exposures:
-    """Accepted exposures of some users: by (user, item) in time order, and by user in offset order."""
+    """Accepted exposures of some users in offset order, and by each `clicked` (user, item) in time order."""
 
-    def __init__(self, rules: Rules, records: Iterable[Accepted[Exposure]], joined: Joined) -> None:
+    def __init__(
+        self, rules: Rules, records: Iterable[Accepted[Exposure]], clicked: set[tuple[str, str]], joined: Joined
+    ) -> None:
         seen: set[tuple[str, str, int]] = set()
         self._by_item: dict[tuple[str, str], list[Shown]] = {}
         self.all: list[Shown] = []
@@ -81,7 +83,8 @@ class _Exposures:
             shown = (event.ts_ms, offset, event)
             self.all.append(shown)
             for item in set(event.items):
-                self._by_item.setdefault((event.user_id, item), []).append(shown)
+                if (event.user_id, item) in clicked:
+                    self._by_item.setdefault((event.user_id, item), []).append(shown)
             entries = last.setdefault(event.user_id, deque(maxlen=rules.shown_exposures))
             entries.append(ShownEntry(offset, event.ts_ms, event.items))
         for rows in self._by_item.values():
@@ -162,7 +165,9 @@ def join_users(
 ) -> Joined:
     """Join the accepted records of some users, each log in offset order."""
     joined = Joined(times.ref_ms)
-    shown = _Exposures(rules, () if rules.clicks_only else exposures, joined)
+    clicks = list(clicks)
+    clicked = {(click.event.user_id, click.event.item_id) for click in clicks}
+    shown = _Exposures(rules, () if rules.clicks_only else exposures, clicked, joined)
     rings = _Rings(rules.history_length)
     if rules.clicks_only:
         _each_click_a_sample(rules, rings, clicks, joined)
