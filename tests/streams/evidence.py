@@ -107,10 +107,16 @@ def worker(settings: Settings, slot: int = 0) -> Iterator[Processor]:
         raise failed[0]
 
 
-def process(settings: Settings, slot: int = 0, crash_point: str = "") -> subprocess.Popen[bytes]:
-    """Run the loop as a process of its own."""
+@contextlib.contextmanager
+def process(settings: Settings, slot: int = 0, crash_point: str = "") -> Iterator[subprocess.Popen[bytes]]:
+    """Run the loop as a process of its own; it is gone at the end."""
     environment = {**environment_of(settings), "CRASH_POINT": crash_point, "PATH": ""}
-    return subprocess.Popen([sys.executable, "-c", WORKER, str(slot)], env=environment)
+    running = subprocess.Popen([sys.executable, "-c", WORKER, str(slot)], env=environment)
+    try:
+        yield running
+    finally:
+        running.kill()
+        running.wait()
 
 
 def committed(
