@@ -99,6 +99,8 @@ class Inputs:
                 self._judge(message, error)
 
     def _open_box(self, lane: Lane) -> list[Message]:
+        for source in self.joined:  # what is read may have come together with what is not fetched yet: ask anew
+            self._confirmed.pop((source, lane[1]), None)
         if self._ends.pop(lane, None) is not None:
             self._idleness.moved(lane)
         return self._inbox[lane]
