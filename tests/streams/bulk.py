@@ -32,6 +32,11 @@ def rules_of(seed: int) -> Rules:
     )
 
 
+def chars_of(seed: int) -> int:
+    """Draw the bound of the metadata: in a third of the cases the list of advances is soon full."""
+    return random.Random(seed + 1).choice([FULL_CHARS, FULL_CHARS, metadata.FIXED_CHARS + 12])
+
+
 def failure(rules: Rules, case: Case, chars: int) -> Exception | None:
     """What is wrong with a case; None: nothing. `chars` bounds the metadata, and so the list of advances."""
     world, plan = case
@@ -79,7 +84,7 @@ def main(seconds: float, seed: int) -> int:
         seed += 1
         count += 1
         case, rules = case_of(seed), rules_of(seed)
-        chars = random.Random(seed + 1).choice([FULL_CHARS, FULL_CHARS, metadata.FIXED_CHARS + 12])
+        chars = chars_of(seed)
         if failure(rules, case, chars):
             world, plan = shrink(rules, case, chars)
             lines = [f"FAIL seed={seed} logs={count} chars={chars} {rules}"]
