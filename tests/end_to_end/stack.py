@@ -16,7 +16,9 @@ import psutil
 
 from contract.kafka import create_topics, produce, producer
 from contract.messages import Click, Exposure, Item, encode_json
+from contract.redis import connect
 from contract.settings import Settings, environment_of
+from publisher.store import read_status
 
 HEADRACE = str(Path(sys.executable).parent / "headrace")
 ROLES = ("streams", "trainer", "publisher", "server")
@@ -84,6 +86,11 @@ class Stack:
         url = f"http://127.0.0.1:{self.settings.server.port}{path}"
         with urllib.request.urlopen(url, timeout=5) as answer:
             return json.load(answer)
+
+    def learned(self) -> int:
+        """Samples that the served model has learned."""
+        found = read_status(connect(self.settings.redis), self.settings.names)
+        return int(found.get("samples", 0))
 
     def send(self, events: Iterable[Exposure | Click | Item]) -> int:
         """Produce raw events in this order; how many."""
