@@ -31,7 +31,7 @@ class HeldClicks:
         self._window_ms = window_ms
         self._lateness_ms = lateness_ms
         self._held: dict[int, HeldClick] = {}  # by offset, which is the order of insertion
-        self._early: dict[tuple[str, str | None], list[HeldClick]] = {}  # by offset
+        self.early: dict[tuple[str, str | None], list[HeldClick]] = {}  # by offset
         self._undecided: dict[tuple[str, str], list[HeldClick]] = {}  # by offset
         self._early_due: list[tuple[int, int, HeldClick]] = []  # heap
         self._undecided_due: list[tuple[int, int, HeldClick]] = []  # heap
@@ -55,7 +55,7 @@ class HeldClicks:
     def await_exposure(self, click: HeldClick) -> None:
         """Put an early click where its exposure will find it."""
         event = click.event
-        self._early.setdefault((event.user_id, event.request_id), []).append(click)
+        self.early.setdefault((event.user_id, event.request_id), []).append(click)
         heappush(self._early_due, (event.ts_ms, click.offset, click))
 
     def await_time(self, click: HeldClick) -> None:
@@ -66,16 +66,16 @@ class HeldClicks:
 
     def early_of(self, exposure: KeptExposure) -> list[HeldClick]:
         """Early clicks of the exposure's user and request, by offset; whichever fit must be `met`."""
-        return self._early.get((exposure.user, exposure.request), [])
+        return self.early.get((exposure.user, exposure.request), [])
 
     def met(self, clicks: list[HeldClick], exposure: KeptExposure) -> None:
         """Take early clicks out that found their exposure."""
         key = (exposure.user, exposure.request)
-        left = [click for click in self._early[key] if click not in clicks]
+        left = [click for click in self.early[key] if click not in clicks]
         if left:
-            self._early[key] = left
+            self.early[key] = left
         else:
-            del self._early[key]
+            del self.early[key]
 
     def orphans(self, time_ms: int) -> list[HeldClick]:
         """Take out the early clicks whose exposure can no longer come at this stream time."""
@@ -85,10 +85,10 @@ class HeldClicks:
             if click.held and click.exposure is None:
                 found.append(click)
                 key = (click.event.user_id, click.event.request_id)
-                group = self._early[key]
+                group = self.early[key]
                 group.remove(click)
                 if not group:
-                    del self._early[key]
+                    del self.early[key]
         return found
 
     def decidable(self, exposures_w_ms: int) -> list[HeldClick]:

@@ -68,7 +68,8 @@ class Join:
             output.histories.exposure(event.user_id, offset, ts, event.items)
         if ts > before:
             self._m_exposures = ts
-        self._meet_early(exposure)
+        if self._held.early:
+            self._meet_early(exposure)
         if ts > before:
             w_exposures = ts - self._lateness_ms
             self._step(w_exposures, min(w_exposures, self._m_clicks - self._lateness_ms))

@@ -233,7 +233,7 @@ def state_of(join: Join) -> dict[str, Any]:
             (c.offset, c.event, c.arrival_ms, c.before_ms, c.raw, c.exposure and c.exposure.offset)
             for c in held._held.values()
         ],
-        "early": {key: [c.offset for c in group] for key, group in held._early.items()},
+        "early": {key: [c.offset for c in group] for key, group in held.early.items()},
         "undecided": {
             key: [(c.offset, sorted(w.offset for w in c.waiters or ())) for c in group]
             for key, group in held._undecided.items()
