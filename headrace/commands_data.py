@@ -19,7 +19,7 @@ RawTopic = Annotated[str, typer.Argument(help="exposures, clicks, items, users o
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (produce, tail, audit):
+    for command in (produce, tail, replay, audit):
         app.command()(command)
 
 
@@ -143,6 +143,31 @@ def _readable(record: Any) -> Any:
     headers = f" {msgspec.json.encode(record.headers).decode()}" if record.headers else ""
     value = "deleted" if record.value is None else msgspec.json.encode(record.value).decode()
     return Text.assemble((f"{record.partition}/{record.offset} {record.key or ''} ", "dim"), value, (headers, "dim"))
+
+
+def replay(
+    dlq: Annotated[
+        str, typer.Option("--dlq", metavar="TOPIC", help="re-send this raw topic's dead letters, each once")
+    ],
+    execute: Annotated[bool, typer.Option("--execute", help="do it; without this it only counts")] = False,
+    bootstrap_server: options.Bootstrap = None,
+    namespace: options.Namespace = None,
+    set_: options.Sets = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Re-send dead letters after a fix; they are judged like any other event."""
+    settings = options.settings(bootstrap_server, None, namespace, set_)
+    from streams import replay as replaying  # noqa: PLC0415
+
+    found = replaying.execute(settings, dlq) if execute else replaying.plan(settings, dlq)
+    if show.wants_json(as_json):
+        show.print_json({"executed": execute} | found._asdict())
+        return
+    letters = dict.fromkeys([*found.resend, *found.cut, *found.replayed])
+    counts = [[reason, *(one.get(reason, 0) for one in found[1:])] for reason in letters]
+    columns = ("reason", *found._fields[1:])
+    show.out().print(show.table(columns, counts, right=columns[1:]))
+    show.out().print(found.text if execute else f"{found.text} (nothing was sent: --execute does it)", markup=False)
 
 
 def audit(

@@ -59,6 +59,8 @@ def command(
         ("produce --dir no-such-directory", "no-such-directory"),
         ("produce clicks --rate -1", "--rate"),
         ("tail nonsense", "nonsense"),
+        ("replay", "--dlq"),
+        ("replay --dlq nonsense", "nonsense"),
         ("run nonsense", "nonsense"),
         ("run streams --slot -1", "--slot"),
         ("up --speed 0", "--speed"),

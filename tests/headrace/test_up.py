@@ -1,0 +1,138 @@
+"""`headrace up` and `down` as a user runs them, and the replay that happens once."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from contract import kafka as edge
+from contract.errors import HeadraceError, RefusedError, UnreachableError
+from headrace import example, ports, stack, up
+from headrace.down import down
+from headrace.process import of_stack, wait_until
+from tests.conftest import SettingsFactory
+
+HEADRACE = [sys.executable, "-m", "headrace"]
+EXPOSURE = '{"request_id":"r%d","user_id":"u","ts_ms":%d,"items":["i"]}\n'
+
+
+def test_a_taken_port_gives_another_and_is_said() -> None:
+    """Wanted ports that are free are kept, taken ones replaced by free ones, no port is given twice."""
+    said: list[str] = []
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        busy, idle = taken.getsockname()[1], ports.free()
+        chosen = up.choose_ports({"kafka": busy, "redis": idle, "server.port": idle}, said.append)
+    assert chosen["redis"] == idle
+    assert len({busy, *chosen.values()}) == 4
+    assert [line.split(":")[0] for line in said] == [f"port {busy} is taken", f"port {idle} is taken"]
+
+
+def test_what_was_started_is_stopped_when_cut_short(tmp_path: Path) -> None:
+    """An error or Ctrl-C before the end stops what this call started, and leaves alone what ran before."""
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    stack.write_plan(tmp_path, stack.Plan("test-cut-short", [stack.Service("streams", sleep)], cwd=str(tmp_path)))
+    started = []
+
+    def begin(then: type[BaseException]) -> None:
+        if not stack.is_supervised(tmp_path):
+            command = [sys.executable, "-m", "headrace.supervisor", str(tmp_path)]
+            started.append(subprocess.Popen(command, start_new_session=True))
+        assert wait_until(lambda: stack.running(tmp_path, "streams"), 20)
+        raise then
+
+    with pytest.raises(KeyboardInterrupt), up.undone_if_cut_short(tmp_path, print):
+        begin(KeyboardInterrupt)
+    assert of_stack("test-cut-short") == []
+    with pytest.raises(UnreachableError):
+        begin(UnreachableError)
+    with pytest.raises(KeyboardInterrupt), up.undone_if_cut_short(tmp_path, print):
+        begin(KeyboardInterrupt)
+    assert stack.running(tmp_path, "streams")
+    down(tmp_path)
+    assert [one.wait(10) for one in started] == [0, 0]
+
+
+def test_the_example_is_replayed_once(settings: SettingsFactory, tmp_path: Path) -> None:
+    """A second replay sends nothing; one whose mark was lost, or that was cut short, sends only what is missing."""
+    mine = settings()
+    events = tmp_path / "example"
+    events.mkdir()
+    lines = [EXPOSURE % (n, 1_650_000_000_000 + n) for n in range(20)]
+    (events / "exposures.jsonl").write_text("".join(lines[:15]))
+    assert example.replay_once(mine, events, 0, print)
+    assert not example.replay_once(mine, events, 0, print)
+    (mine.data_dir / "example.json").unlink()
+    assert not example.replay_once(mine, events, 0, print)
+    (mine.data_dir / "example.json").unlink()
+    (events / "exposures.jsonl").write_text("".join(lines))  # as if the first replay had died after fifteen
+    assert example.replay_once(mine, events, 0, print)
+    topic = mine.names.topic("exposures")
+    counts = edge.partition_counts(edge.admin(mine.kafka))
+    found = [message.value() or b"" for message in edge.read_to_end(mine.kafka, topic, list(range(counts[topic])))]
+    assert sorted(found) == sorted(line.strip().encode() for line in lines)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """Data directory whose stack is stopped at the end, whatever happened."""
+    directory = tmp_path / ".headrace"
+    yield directory
+    down(directory)
+    record = stack.read_record(directory)
+    assert record is None or of_stack(record.stack_id) == []
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [*HEADRACE, *arguments], capture_output=True, text=True, check=False, cwd=cwd, env=environment, timeout=150
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.timeout(400)
+def test_up_is_idempotent_and_down_leaves_nothing(home: Path, tmp_path: Path) -> None:
+    """From nothing: everything runs and a model is served. Again: nothing happens; with other settings it is refused.
+
+    The supervisor killed: `down` finds what it left. No process stays, the data does.
+    """
+    first = json.loads(run("up", "--no-example", "--set", "train.batch=64", cwd=tmp_path).stdout)
+    assert {name for name, one in first["roles"].items() if one["alive"]} == {*stack.SERVERS, *stack.ROLES}
+    assert first["lag"] == 0
+    assert first["version"] >= 1
+    again = json.loads(run("up", "--no-example", cwd=tmp_path).stdout)
+    pids = {name: one["pid"] for name, one in first["roles"].items()}
+    assert {name: one["pid"] for name, one in again["roles"].items()} == pids
+    with pytest.raises(RefusedError, match=r"train\.batch"):
+        up.start({"data_dir": str(home), "train.batch": "32"}, print)
+    record = stack.read_record(home)
+    assert record is not None
+    assert record.settings["train.batch"] == "64"
+    assert record.supervisor is not None
+    os.kill(record.supervisor[0], signal.SIGKILL)
+    assert wait_until(lambda: not stack.is_supervised(home), 10)
+    assert "stopped kafka, redis" in run("down", cwd=tmp_path).stdout
+    assert of_stack(record.stack_id) == []
+    assert "nothing was running" in run("down", cwd=tmp_path).stdout
+    assert (home / "kafka" / "kraft" / "meta.properties").exists()
+
+
+def test_a_given_kafka_that_does_not_answer_starts_nothing(tmp_path: Path) -> None:
+    """`up --bootstrap-server` on a dead address says so, and leaves no process and no plan."""
+    given = {
+        "data_dir": str(tmp_path / "data"),
+        "kafka.bootstrap_servers": f"127.0.0.1:{ports.free()}",
+        "kafka.reach_timeout_ms": "300",
+    }
+    with pytest.raises(HeadraceError, match="does not answer"):
+        up.start(given, print)
+    assert not (tmp_path / "data" / "plan.json").exists()
