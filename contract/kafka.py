@@ -225,6 +225,14 @@ def committed(
         reader.close()
 
 
+def is_end(message: Message) -> bool:
+    """Whether this is no record but the end of a partition, at its offset; raises KafkaException for an error."""
+    error = message.error()
+    if error is not None and error.code() != END_OF_PARTITION:
+        raise KafkaException(error)
+    return error is not None
+
+
 def read_to_end(
     kafka: Kafka,
     topic: str,
@@ -249,13 +257,14 @@ def read_to_end(
         last_news = time.monotonic()
         while open_ends:
             for message in reader.consume(10_000, 0.2):
-                error = message.error()
-                if error is None:
-                    last_news = time.monotonic()
-                    if cast("int", message.offset()) < ends[(topic, cast("int", message.partition()))]:
-                        yield message
-                elif error.code() != END_OF_PARTITION:
-                    raise KafkaException(error)
+                partition, offset = cast("int", message.partition()), cast("int", message.offset())
+                if is_end(message):
+                    if offset >= ends[(topic, partition)]:
+                        open_ends.pop(partition, None)  # markers alone move no position()
+                    continue
+                last_news = time.monotonic()
+                if offset < ends[(topic, partition)]:
+                    yield message
             for at in reader.position([TopicPartition(topic, p) for p in open_ends]):
                 if at.offset >= open_ends[at.partition]:
                     del open_ends[at.partition]
