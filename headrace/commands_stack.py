@@ -59,12 +59,12 @@ def up(
     given = options.flags(bootstrap_server, redis_url, namespace, set_)
     say = show.said_once(show.err())
     with stack_up.undone_if_cut_short(options.home(given), say):
-        settings, _ = stack_up.start(given, say)
+        settings, started = stack_up.start(given, say)
         sent = False
         wanted = example if example is not None else not options.is_given(given, "kafka.bootstrap_servers")
         if wanted and EXAMPLE.is_dir():
             sent = examples.replay_once(settings, EXAMPLE, speed, say)
-        ready.wait(settings, say, after_events=sent)
+        ready.wait(settings, say, ready.calm_s(settings, events=sent, started=started))
     _print_status(settings, as_json)
     if not show.wants_json(as_json):
         _print_addresses(settings)

@@ -10,18 +10,17 @@ from headrace.up import TRIES, last_line
 from streams.lag import Row, total
 
 POLL_S = 1.0
+CALM_AFTER_START_S = 3.0
 CALM_AFTER_IDLE_S = 2.0
 STUCK_S = 180.0
 SAID_EVERY_S = 5.0
 
 
-def wait(settings: Settings, say: Callable[[str], None], *, after_events: bool) -> None:
-    """Return once no group lags and a version is served; after events, for longer than the join's idle time-out.
+def wait(settings: Settings, say: Callable[[str], None], calm_s: float) -> None:
+    """Return once no group has lagged for `calm_s` and a version is served.
 
-    By then idle partitions have closed their windows, and what came of that is learned too. Raises UnreachableError
-    when a role keeps ending, or when nothing moves for three minutes.
+    Raises UnreachableError when a role keeps ending, or when nothing moves for three minutes.
     """
-    calm_s = settings.join.idle_timeout_ms / 1000 + CALM_AFTER_IDLE_S if after_events else 0.0
     calm_since = moved = said = time.monotonic()
     before: list[Row] = []
     while True:
@@ -38,6 +37,17 @@ def wait(settings: Settings, say: Callable[[str], None], *, after_events: bool) 
             said = now
         _refuse_stuck(settings, rows, now - moved)
         time.sleep(POLL_S)
+
+
+def calm_s(settings: Settings, *, events: bool, started: bool) -> float:
+    """How long lag must be 0 to mean that all is done.
+
+    After events longer than the join's idle time-out: by then idle partitions have closed their windows, and what came
+    of that is learned too.
+    """
+    if events:
+        return settings.join.idle_timeout_ms / 1000 + CALM_AFTER_IDLE_S
+    return CALM_AFTER_START_S if started else 0.0
 
 
 def by_group(rows: Sequence[Row]) -> str:
