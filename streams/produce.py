@@ -9,7 +9,7 @@ from confluent_kafka import TopicPartition
 
 from contract.errors import BadInputError, UnreachableError
 from contract.interchange import EVENT_TOPICS, Line, locate, merged, numbered, open_lines, read
-from contract.kafka import admin, consumer, end_offsets, partition_counts, reach
+from contract.kafka import admin, committed, end_offsets, partition_counts, reach
 from contract.messages import MAX_ID_BYTES, RAW_TYPES, decode_raw
 from contract.settings import Settings
 from streams.resume import HEADER, Resume
@@ -156,27 +156,24 @@ def wait_checked_in(settings: Settings, topics: list[str], patience_s: float) ->
     """
     group, names = settings.names.group("streams-check"), [settings.names.topic(t) for t in topics]
     counts = partition_counts(reach(settings.kafka))
-    client, reader = admin(settings.kafka), consumer(settings.kafka, group)
-    try:
-        partitions = [TopicPartition(name, p) for name in names for p in range(counts[name])]
-        ends = end_offsets(client, partitions, committed=True)
-        least, deadline_s = None, time.monotonic() + patience_s
-        while True:
-            committed = {(c.topic, c.partition): max(c.offset, 0) for c in reader.committed(partitions, 10)}
-            lag = sum(max(0, end - committed[at]) for at, end in ends.items())
-            if not lag:
-                return
-            if least is None or lag < least:
-                least, deadline_s = lag, time.monotonic() + patience_s
-            if time.monotonic() > deadline_s:
-                raise UnreachableError(
-                    f"streams has not checked in {lag} of the records on {' and '.join(names)} (group {group}, no "
-                    f"progress for {patience_s:.0f} s): is it running? (`headrace run streams`, `headrace status`); "
-                    "no exposure or click was sent"
-                )
-            time.sleep(0.2)
-    finally:
-        reader.close()
+    client = admin(settings.kafka)
+    partitions = [TopicPartition(name, p) for name in names for p in range(counts[name])]
+    ends = end_offsets(client, partitions, committed=True)
+    least, deadline_s = None, time.monotonic() + patience_s
+    while True:
+        read_to = {(c.topic, c.partition): max(c.offset, 0) for c in committed(settings.kafka, group, partitions)}
+        lag = sum(max(0, end - read_to[at]) for at, end in ends.items())
+        if not lag:
+            return
+        if least is None or lag < least:
+            least, deadline_s = lag, time.monotonic() + patience_s
+        if time.monotonic() > deadline_s:
+            raise UnreachableError(
+                f"streams has not checked in {lag} of the records on {' and '.join(names)} (group {group}, no "
+                f"progress for {patience_s:.0f} s): is it running? (`headrace run streams`, `headrace status`); "
+                "exposures and clicks wait for that"
+            )
+        time.sleep(0.2)
 
 
 def _resume(settings: Settings, topics: list[str], name: str | None) -> Resume | None:

@@ -54,9 +54,7 @@ def test_kuairand(tmp_path: Path) -> None:
     ]
     names = ["user_id", "is_live_streamer", "is_video_author", *texts, *(f"onehot_feat{n}" for n in range(18))]
     _gzip(tmp_path / "user_features_pure.csv.gz", ",".join(names), *(f"{u},-124,1" + ",1.0" * 23 for u in (1, 2, 3)))
-    videos = (
-        "video_id,author_id,video_type,upload_dt,upload_type,video_duration,server_width,server_height,music_type,tag"
-    )
+    videos = "video_id,author_id,video_type,upload_dt,upload_type,video_duration,server_width,server_height,"
     rows = ['1,9,AD,2022-04-10,UNKNOWN,8000.0,720.0,1280.0,9.0,"39,68"', "2,9,NORMAL,2022-04-10,Web,,1280,720,,"]
     _gzip(tmp_path / "video_features_basic_pure.csv.gz", f"{videos}music_type,tag", *rows)
     _convert("kuairand", tmp_path, tmp_path / "a")
