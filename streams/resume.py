@@ -6,9 +6,9 @@ there tells which of the lines that belong to that partition are in.
 
 from typing import Self, cast
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import Message, TopicPartition
 
-from contract.kafka import consumer, partition_counts, partition_of, reach, read_to_end
+from contract.kafka import end_offsets, partition_counts, partition_of, reach, read_to_end
 from contract.settings import Kafka, Settings
 
 HEADER = "headrace.replay"
@@ -25,12 +25,13 @@ class Resume:
     @classmethod
     def read_back(cls, settings: Settings, topics: list[str], name: str) -> Self:
         """Look for the last record of this replay in every partition of some topics."""
-        counts = partition_counts(reach(settings.kafka))
-        physical = {topic: settings.names.topic(topic) for topic in topics}
-        last = {
-            topic: [_last_line(settings.kafka, at, partition, name) for partition in range(counts[at])]
-            for topic, at in physical.items()
-        }
+        client = reach(settings.kafka)
+        counts = partition_counts(client)
+        last: dict[str, list[int]] = {}
+        for topic in topics:
+            at = settings.names.topic(topic)
+            ends = end_offsets(client, [TopicPartition(at, p) for p in range(counts[at])])
+            last[topic] = [_last_line(settings.kafka, at, p, ends[at, p], name) for p in range(counts[at])]
         return cls(name, last)
 
     def has(self, topic: str, key: bytes, line: int) -> bool:
@@ -43,23 +44,25 @@ class Resume:
         return f"{self._name}/{line}".encode()
 
 
-def _last_line(kafka: Kafka, topic: str, partition: int, name: str) -> int:
-    reader = consumer(kafka, "headrace-read")
-    try:
-        low, high = cast("tuple[int, int]", reader.get_watermark_offsets(TopicPartition(topic, partition), 10))
-    finally:
-        reader.close()
-    stop, block = high, FIRST_BLOCK
-    while stop > low:
-        start = max(low, stop - block)
-        found = 0
+def _last_line(kafka: Kafka, topic: str, partition: int, end: int, name: str) -> int:
+    """Look back block by block; offsets that retention has taken read as the first that is left."""
+    stop, block = end, FIRST_BLOCK
+    while stop > 0:
+        start, found = max(0, stop - block), 0
         for message in read_to_end(kafka, topic, [partition], start=start):
             if cast("int", message.offset()) >= stop:
                 break
-            for header, value in cast("list[tuple[str, bytes]]", message.headers() or []):
-                at, _, line = value.decode("utf-8", "replace").rpartition("/") if header == HEADER else ("", "", "")
-                found = int(line) if header == HEADER and at == name and line.isdecimal() else found
+            found = _line_of(message, name) or found
         if found:
             return found
         stop, block = start, block * 4
+    return 0
+
+
+def _line_of(message: Message, name: str) -> int:
+    for header, value in cast("list[tuple[str, bytes]]", message.headers() or []):
+        if header == HEADER:
+            at, _, line = value.decode("utf-8", "replace").rpartition("/")
+            if at == name and line.isdecimal():
+                return int(line)
     return 0
