@@ -141,7 +141,7 @@ class Processor:
     # ---- committing
 
     def _commit(self, *, rebalancing: bool = False) -> None:
-        """Write one transaction, or none when nothing moved.
+        """Write one transaction, or none when nothing moved; the next is due an interval after this one's end.
 
         1. idle advances
         2. what each partition has to write, and its offsets
@@ -149,7 +149,7 @@ class Processor:
         4. remember it
         Raises AbortedError when nothing of it happened.
         """
-        self._last_commit_s = time.monotonic()
+        started_s = self._last_commit_s = time.monotonic()
         if not rebalancing:
             self._advance()  # 1
         parts, commits, offsets = {}, {}, []
@@ -165,7 +165,8 @@ class Processor:
         records = self._transactions.commit(self._inputs.consumer, parts, offsets)  # 3
         self._last.update(commits)  # 4
         self._inputs.committed_now(offsets)
-        self._report.committed(parts.values(), events, records, time.monotonic() - self._last_commit_s)
+        self._last_commit_s = time.monotonic()
+        self._report.committed(parts.values(), events, records, self._last_commit_s - started_s)
         self._report.summarise(self._joins, self._inputs.lag)
 
     def _advance(self) -> None:
