@@ -209,6 +209,8 @@ class Follower:
             news = model.advanced(held, update, offset, self.limit)
         elif update.version > held.version:
             gone = [item for section in update.items for item in section.deleted]
+            if not any(held.catalogue.row(item) is not None for item in gone):
+                return
             news = model.without(held, gone, offset)
         else:
             if update.version == held.version and update.sequence > held.sequence:

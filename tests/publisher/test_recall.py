@@ -184,3 +184,16 @@ def test_tied_scores_come_in_the_order_of_rows() -> None:
     catalogue = overlay.based(items, index.Index(), 0)
     scores: npt.NDArray[np.float32] = np.zeros(50, np.float32)
     assert [i for i, _ in recall.top(catalogue, scores, None, 3)] == ["i0", "i1", "i2"]
+
+
+@given(st.integers(0, 3_000), st.integers(1, 60), st.integers(0, 9), st.sampled_from([1, 3, 1_000]))
+def test_top_equals_sorting(n: int, k: int, seed: int, values: int) -> None:
+    """The k highest, ties by row, hidden ones left out: whatever the number of scores, ties and hidden rows."""
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, values, n).astype(np.float32)
+    scores[rng.random(n) < 0.3] = -np.inf
+    vectors = np.zeros((n, DIM), np.float32)
+    items = Items([str(i) for i in range(n)], vectors, vectors, np.zeros(n, np.float32), np.zeros(n))
+    wanted = sorted((i for i in range(n) if np.isfinite(scores[i])), key=lambda i: (-scores[i], i))[:k]
+    found = recall.top(overlay.based(items, index.Index(), 0), scores, None, k)
+    assert found == [(str(i), float(scores[i])) for i in wanted]
