@@ -82,7 +82,8 @@ def test_an_unreachable_broker_is_named_within_five_seconds(line: str, tmp_path:
     port = ports.free()
     start = time.monotonic()
     done = command(*line.split(), "--bootstrap-server", f"127.0.0.1:{port}", cwd=tmp_path)
-    assert time.monotonic() - start < 5 + 4  # and the time that Python takes to start on a busy machine
+    assert load().kafka.reach_timeout_ms <= 3_500  # the rest of the five seconds is for Python to start
+    assert time.monotonic() - start < 20  # however busy the machine is
     assert done.returncode == 3
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert f"127.0.0.1:{port}" in done.stderr
@@ -185,9 +186,7 @@ def test_no_secret_is_written_down() -> None:
 def test_the_readme_table_of_topics_is_the_code() -> None:
     """README's table between its markers is what `headrace topics --markdown` prints."""
     text = (ROOT / "README.md").read_text()
-    if "<!-- topics -->" not in text:
-        pytest.skip("README has no table of topics yet")
-    between = text.split("<!-- topics -->")[1].strip()
+    between = text.split("<!-- topics -->")[1].split("<!-- /topics -->")[0].strip()
     assert between == tables.markdown(tables.COLUMNS, tables.topic_rows()).strip()
 
 
