@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import faust
 from confluent_kafka import Message, Producer
+from faust.app.base import BootStrategy
 from mode import Service
 from prometheus_client import REGISTRY, generate_latest
 from pydantic import SecretStr
@@ -104,6 +105,21 @@ class CheckIn:
         kafka.produce(self._producer, self._names.topic(name), value, key, on_delivery=delivered, **at)
 
 
+class LoopFirst(BootStrategy):
+    """The loop starts before Faust joins its own group: after kill -9 that waits for the dead member's session."""
+
+    def server(self) -> Any:
+        """Services in the order in which they start."""
+        return [cast("Host", self.app).hosted, *super().server()]
+
+
+class Host(faust.App):
+    """A Faust app that hosts one service of ours."""
+
+    BootStrategy = LoopFirst
+    hosted: Service
+
+
 def build(
     settings: Settings,
     slot: int,
@@ -115,11 +131,14 @@ def build(
     """Make the app: the loop as its service, two agents, three pages."""
     data = settings.files / f"streams-{slot}"
     data.mkdir(parents=True, exist_ok=True)
-    app = faust.App(
+    session_s = settings.streams.session_timeout_ms / 1000
+    app = Host(
         settings.names.group("streams-check"),
         broker=[f"kafka://{server.strip()}" for server in settings.kafka.bootstrap_servers.split(",")],
         broker_credentials=_credentials(settings.kafka),
         broker_commit_interval=COMMIT_S,
+        broker_session_timeout=session_s,
+        broker_heartbeat_interval=min(3.0, session_s / 3),
         broker_client_id=f"{settings.names.group('streams-check')}-{slot}",
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=kafka.DERIVED_MAX_BYTES,
@@ -142,7 +161,6 @@ def build(
 
 
 def _host(app: Any, processor: Processor, ending: threading.Event, failed: Callable[[BaseException], object]) -> None:
-    @app.service
     class Loop(Service):
         """The transactional loop in a thread; the app goes down with it."""
 
@@ -161,6 +179,8 @@ def _host(app: Any, processor: Processor, ending: threading.Event, failed: Calla
         async def on_stop(self) -> None:
             ending.set()
             await asyncio.wait([self.work])
+
+    app.hosted = Loop(loop=app.loop, beacon=app.beacon)
 
 
 def _agents(app: Any, settings: Settings, check_in: CheckIn) -> None:
