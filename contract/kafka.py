@@ -180,8 +180,18 @@ def end_offsets(
     Asks again for a few seconds while a partition has no leader yet: its topic was created a moment ago.
     """
     level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
-    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-    asked = {TopicPartition(p.topic, p.partition): latest for p in partitions}
+    return _list_offsets(client, partitions, OffsetSpec.latest(), level)  # type: ignore[no-untyped-call]
+
+
+def start_offsets(client: AdminClient, partitions: list[TopicPartition]) -> dict[tuple[str, int], int]:
+    """First offset that each partition still holds; asks again as `end_offsets` does."""
+    return _list_offsets(client, partitions, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED)  # type: ignore[no-untyped-call]
+
+
+def _list_offsets(
+    client: AdminClient, partitions: list[TopicPartition], spec: OffsetSpec, level: IsolationLevel
+) -> dict[tuple[str, int], int]:
+    asked = {TopicPartition(p.topic, p.partition): spec for p in partitions}
     if not asked:
         return {}
     deadline_s = time.monotonic() + LEADER_S

@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 from confluent_kafka import Message, TopicPartition
-from confluent_kafka.admin import OffsetSpec
 
 from contract.errors import RefusedError
-from contract.kafka import committed, end_offsets, partition_counts, reach, read_to_end
+from contract.kafka import committed, end_offsets, partition_counts, reach, read_to_end, start_offsets
 from contract.settings import Settings
 
 Progress = Callable[[int, int], object]
@@ -61,12 +60,10 @@ class Snapshot:
         return [TopicPartition(self._names.topic(topic), p) for topic in topics for p in range(self.partitions)]
 
     def _refuse_cut_logs(self) -> None:
-        earliest = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
-        asked = dict.fromkeys(self._places(*WHOLE), earliest)
-        for at, future in self._admin.list_offsets(asked, request_timeout=10).items():
-            if (first := future.result(10).offset) > 0:
+        for (topic, partition), first in start_offsets(self._admin, self._places(*WHOLE)).items():
+            if first > 0:
                 raise RefusedError(
-                    f"{at.topic}-{at.partition} begins at offset {first}: retention has taken what the audit would "
+                    f"{topic}-{partition} begins at offset {first}: retention has taken what the audit would "
                     "read; audit a namespace that was started on what is left (`headrace replay --as NAME`)"
                 )
 
