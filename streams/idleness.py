@@ -7,7 +7,7 @@ class Idleness:
     """Since when each input has been at its end.
 
     records ... end ─────────── timeout ──> silent
-                     │  trouble: the clock starts anew
+                     │  trouble, or the other input wakes: the clock starts anew
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -19,9 +19,17 @@ class Idleness:
         """All of an input's records are read."""
         self._end_s.setdefault(lane, now_s)
 
-    def moved(self, lane: Lane) -> None:
-        """An input has unread records, or it is not known."""
-        self._end_s.pop(lane, None)
+    def moved(self, lane: Lane, now_s: float) -> None:
+        """An input has unread records, or it is not known.
+
+        One that was silent wakes the others of its partition, too: their clocks start anew. After a quiet time two
+        inputs seldom come back in the same instant, and whatever the second one brings must not find windows closed.
+        """
+        since = self._end_s.pop(lane, None)
+        if since is not None and since <= now_s - self._timeout_s:
+            for other in self._end_s:
+                if other[1] == lane[1]:
+                    self._end_s[other] = now_s
 
     def trouble(self, now_s: float) -> None:
         """Something may have kept records away: cut off, rebalancing, this process was stopped."""

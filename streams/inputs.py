@@ -102,7 +102,7 @@ class Inputs:
         for source in self.joined:  # what is read may have come together with what is not fetched yet: ask anew
             self._confirmed.pop((source, lane[1]), None)
         if self._ends.pop(lane, None) is not None:
-            self._idleness.moved(lane)
+            self._idleness.moved(lane, time.monotonic())
         return self._inbox[lane]
 
     def take(self, lane: Lane) -> list[Message]:
@@ -119,7 +119,7 @@ class Inputs:
         """Leave a lane's records where they are: the other input is behind; paused once enough are fetched."""
         if lane not in self._paused and len(self._inbox[lane]) > self._stash:
             self._paused.add(lane)
-            self._idleness.moved(lane)
+            self._idleness.moved(lane, time.monotonic())
             self.consumer.pause([self._at(lane)])
 
     def waiting(self, lane: Lane) -> bool:
