@@ -191,6 +191,18 @@ def test_a_forgotten_exposure_stays_forgotten_in_a_reread() -> None:
     assert scores(worker)[1] == [1]
 
 
+def test_a_forgotten_exposure_is_reread_for_a_younger_one() -> None:
+    """Law: a forgotten exposure stays needed while an open one of its request could take over its clicks in a re-read.
+
+    x  p 11      p 22       33
+    c      c0 22 -> x1   c1 18 -> x0    | w 29: x0 forgotten |  crash: c0 is re-read, and c1 after it
+    """
+    exposures = [x(11, user="v"), x(22, user="v"), x(33), x(50, "z")]
+    clicks = [c(22, user="v"), c(18, item="b", user="v"), c(50, "z")]
+    worker = joined(exposures, clicks, ["x3", "c", "c", "ic", "commit", "crash"])
+    assert (scores(worker)[0], scores(worker)[1]) == ([0, 1], [1, 0])
+
+
 def test_gaps_and_refused_records_move_the_position() -> None:
     """Law: gaps and records refused by the edge move the position; nothing else changes."""
     join = Join(dataclasses.replace(RULES))
