@@ -55,6 +55,7 @@ class Follower:
         self._consumer: Consumer | None = None
         self._next: Model | None = None  # being brought to the end of `updates`
         self._from_topic = False
+        self._astray = False  # the consumer does not read where the serving model ends
         self._control_from = OFFSET_BEGINNING  # next record of control
         self._control_read = False  # to its end, once
         self._wanted_since = 0.0
@@ -108,6 +109,7 @@ class Follower:
         if held is not None or self._from_topic:
             parts.append(TopicPartition(self._settings.names.topic("updates"), 0, offset))
         self._consumer.assign(parts)
+        self._astray = False
         self._assembler = Assembler()
 
     # ---- one turn ----------------------------------------------------------------------------------------------------
@@ -116,21 +118,28 @@ class Follower:
         assert self._consumer is not None  # noqa: S101  (follow() assigned it)
         before = self.pointer
         for message in self._consumer.consume(16, POLL_S):
-            error = message.error()
-            if error is not None:
-                if error.fatal():
-                    raise KafkaException(error)
-                if error.code() == END_OF_PARTITION:
-                    self._at_end(str(message.topic()))
-            elif message.topic() == self._control_topic:
-                self._control_from = int(message.offset() or 0) + 1
-                self._take_pointer(message)
-            else:
-                self._take_chunk(message)
+            self._take(message)
+        if self._astray:
+            if self.serving is not None:
+                self._settings = self.settings.model_copy(update={"namespace": self.serving.namespace})
+            self._assign()
         if time.monotonic() - self._looked >= LOOK_S or (self._control_read and self.pointer != before):
             self._looked = time.monotonic()
             self._look_for_index()
             self._look_for_life()
+
+    def _take(self, message: Message) -> None:
+        error = message.error()
+        if error is not None:
+            if error.fatal():
+                raise KafkaException(error)
+            if error.code() == END_OF_PARTITION:
+                self._at_end(str(message.topic()))
+        elif message.topic() == self._control_topic:
+            self._control_from = int(message.offset() or 0) + 1
+            self._take_pointer(message)
+        elif not self._astray:
+            self._take_chunk(message)
 
     def _take_pointer(self, message: Message) -> None:
         value = message.value()
@@ -140,7 +149,9 @@ class Follower:
         if pointer != self.pointer:
             self.pointer = pointer
             self._wanted_since = time.monotonic()
-            self._next, self._from_topic = None, False
+            if self._next is not None or self._from_topic:
+                # What was being loaded is not wanted any more: go on with the model that answers, from where it is.
+                self._next, self._from_topic, self._astray = None, False, True
 
     def _look_for_index(self) -> None:
         """Load index files of the served version if another one is at hand, or newer ones after a gap."""

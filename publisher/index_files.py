@@ -119,7 +119,7 @@ def written(files: Path) -> list[tuple[int, int]]:
 
 
 def newest(files: Path, namespace: str, version: int | None = None) -> tuple[Model | None, list[str]]:
-    """The newest model that reads back whole, of any or one version, and a line for each directory that does not."""
+    """Give the newest model that reads back whole, of any or one version, and a line for each that does not."""
     refused: list[str] = []
     for v, sequence in written(files):
         if version is None or v == version:

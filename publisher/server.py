@@ -3,6 +3,7 @@
 The port is taken with SO_REUSEPORT, so that a second server process may share it.
 """
 
+import signal
 import socket
 import threading
 
@@ -42,6 +43,8 @@ def run(settings: Settings) -> None:
             server.should_exit = True
             raise
 
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: None)  # uvicorn raises what it caught once more when it is done
     thread = threading.Thread(target=follow, name="follow", daemon=True)
     thread.start()
     with listening(settings.server.host, settings.server.port) as bound:

@@ -15,12 +15,13 @@ from pydantic import SecretStr
 
 from contract.errors import RefusedError
 from contract.kafka import admin, consumer, end_offsets, partition_counts
+from contract.messages import Served
 from contract.redis import connect
 from contract.settings import Settings
 from contract.updates import Chunk
 from headrace import local_redis, ports
 from publisher import index_files
-from publisher.control import pointer_of, roll_back
+from publisher.control import pointer_of, roll_back, write
 from publisher.store import Store, read_status
 from tests.conftest import SettingsFactory, leashed
 from tests.publisher.worlds import Recall, Trainer, World, new_world, publishing, serving, wait_for
@@ -291,6 +292,39 @@ def test_approximate_index_follows_too(settings: SettingsFactory) -> None:
         best = sorted((scores := world.scores(world.query("u1", []))), key=lambda i: -scores[i])[:20]
         found = {c["item"] for c in recall.get("/recall/u1", k=20)["candidates"]}
         assert len(found & set(best)) >= 18
+
+
+def test_promoted_namespace_is_served_and_back(own: Settings, trainer: Trainer, world: World) -> None:
+    """A pointer to another namespace moves the server there, whole; back it goes on with what came meanwhile."""
+    other = own.model_copy(
+        update={"namespace": "backfill", "publisher": own.publisher.model_copy(update={"port": ports.free()})}
+    )
+    theirs, their_trainer = new_world(seed=7), Trainer(other)
+    trainer.send(world.snapshot())
+    with publishing(own), serving(own) as recall:
+        wait_for(lambda: recall.at(1, 0))
+        their_trainer.send(theirs.snapshot())
+        their_trainer.send(theirs.delta(["u1"], ["i1"]))
+        with publishing(other):
+            wait_for(lambda: behind(other) == 0)
+            assert recall.get("/version")["namespace"] == "live"
+            write(own, Served("backfill", 1, 0, 1))
+            wait_for(lambda: recall.get("/recall/u1")["namespace"] == "backfill")
+            wait_for(lambda: recall.at(1, 1))
+            assert is_right(theirs, recall.get("/recall/u1", k=100), "u1", [])
+            trainer.send(world.delta(["u1"], ["i1"]))
+            their_trainer.send(theirs.delta(["u2"], ["i2"]))
+            wait_for(lambda: recall.at(1, 2) and behind(other) == 0 == behind(own))
+            assert is_right(theirs, recall.get("/recall/u2", k=100), "u2", [])
+            write(own, Served("nowhere", 9, 0, 2))
+            wait_for(lambda: "version 9 of nowhere" in str(recall.get("/recall/u2")["degraded"]))
+            write(own, Served("live", 1, 0, 3))
+            wait_for(lambda: recall.get("/recall/u1")["namespace"] == "live" and recall.at(1, 1))
+            trainer.send(world.delta(["u3"], ["i3"]))
+            wait_for(lambda: recall.at(1, 2) and behind(own) == 0)
+            answer = recall.get("/recall/u3", k=100)
+            assert answer["degraded"] is None
+            assert is_right(world, answer, "u3", [])
 
 
 def test_before_there_is_a_model(own: Settings) -> None:
