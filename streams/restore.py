@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from contract import kafka
 from contract.errors import DataLossError, UnreachableError
@@ -16,6 +16,7 @@ from streams.door import Door, Refused
 from streams.join import Commit, Join, Record, Rules, Source, needed_from
 
 PATIENCE_S = 60.0
+WAIT_S = 0.02  # for a full batch; the last one of a span is never full
 Alive = Callable[[], None]  # called often while reading; raises Interrupted to give up
 T = TypeVar("T")
 _history = decoder(History)
@@ -36,7 +37,7 @@ class PoisonError(Exception):
 
 def reader(settings: Kafka) -> Consumer:
     """Build a consumer for spans: no group's offsets, and no silent jump when an offset is gone."""
-    more: dict[str, Any] = {"auto.offset.reset": "error", "queued.min.messages": 50_000}
+    more: dict[str, Any] = {"auto.offset.reset": "error", "queued.min.messages": 50_000, "fetch.wait.max.ms": 10}
     return kafka.consumer(settings, "headrace-read", **more)
 
 
@@ -62,7 +63,7 @@ def span(client: Consumer, topic: str, partition: int, start: int, stop: int, al
     client.assign([TopicPartition(topic, partition, start)])
     last_news_s = time.monotonic()
     while True:
-        messages = client.consume(5_000, 0.2)
+        messages = client.consume(5_000, WAIT_S)
         alive()
         for message in messages:
             offset = cast("int", message.offset())
@@ -82,7 +83,9 @@ def latest(
 ) -> Iterator[tuple[str, T]]:
     """Newest record of each key of a compacted partition below `stop`, deleted keys left out."""
     values: dict[bytes, bytes] = {}
-    for message in span(client, topic, partition, OFFSET_BEGINNING, stop, alive):
+    # Asked for first, the leader is known when the reading starts; librdkafka else tries again after half a second.
+    start, _ = client.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+    for message in span(client, topic, partition, start, stop, alive):
         key, value = cast("bytes", message.key()), message.value()
         if value is None:
             values.pop(key, None)
