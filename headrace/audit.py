@@ -7,13 +7,13 @@ changed; the roles may run.
 from collections.abc import Callable, Sequence
 
 from contract.settings import Settings
-from headrace import audit_streams
+from headrace import audit_publisher, audit_streams, audit_trainer
 from headrace.audit_compare import Check
 
 COLUMNS = ("part", "what", "expected", "found", "missing", "extra", "duplicated", "different")
 Progress = Callable[[int, int], object]  # (records read, records in all) of the part that runs
 Part = Callable[[Settings, Progress], list[Check]]
-PARTS: tuple[Part, ...] = (audit_streams.check,)
+PARTS: tuple[Part, ...] = (audit_streams.check, audit_trainer.check, audit_publisher.check)
 
 
 def audit(settings: Settings, progress: Progress = lambda _done, _total: None) -> list[Check]:

@@ -12,7 +12,8 @@ from contract.settings import Settings
 from tests.faults.traffic import Sent, Traffic
 
 TICK_S = 0.02
-QUIET = logging.Logger("quiet", logging.CRITICAL + 1)  # a broker that is away is no news here
+QUIET = logging.getLogger("tests.faults.quiet")  # a broker that is away is no news here
+QUIET.setLevel(logging.CRITICAL + 1)
 FLUSH_S = 90.0
 
 
