@@ -13,7 +13,6 @@ from before the deletion.
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from typing import Any, Literal
 
 from contract.errors import InternalError, RefusedError
@@ -22,9 +21,11 @@ from streams.advances import AdvanceList
 from streams.clicks_only import ClicksOnly
 from streams.exposures import Exposures, KeptExposure
 from streams.held import HeldClick, HeldClicks
-from streams.label import BITS
-from streams.metadata import Start, decode, decode_commit, encode
+from streams.label import BITS, score
+from streams.metadata import Start, decode_commit, encode, needed_from, totals_of
 from streams.output import Output
+from streams.reasons import ahead_text, closed_text, late_text, orphan_text
+from streams.unread import Unread
 from streams.verdicts import NEVER, Batch, Commit, DeadLetter, Record, Rules, Source
 
 __all__ = ["Batch", "Commit", "DeadLetter", "Join", "Record", "Rules", "Source", "needed_from", "totals_of"]
@@ -58,8 +59,7 @@ class Join:
         if ts > arrival_ms + self._skew_ms or ts < before - self._lateness_ms:
             self._refuse_time("exposures", offset, arrival_ms, ts, before, raw)
             return
-        exposure = self._exposures.add(offset, event, before)
-        if exposure is None:
+        if (exposure := self._exposures.add(offset, event, before)) is None:
             if not output.silent:
                 self.totals["exposure_repeats"] += 1
             return
@@ -125,7 +125,12 @@ class Join:
             return False
         advance = Advance(self._next_exposure, self._next_click, w, who)
         last = self._last_advance
-        if last is not None and w <= last.w_ms and self._positions(last) == self._positions(advance):
+        if (
+            last is not None
+            and w <= last.w_ms
+            and last.exposures_position == advance.exposures_position
+            and (last.clicks_position == advance.clicks_position)
+        ):
             return False
         if not self._may_add(advance):
             return False
@@ -145,7 +150,7 @@ class Join:
         return self._held.all_due(w_ms, w_exposures) and self._exposures.all_due(w_ms)
 
     def _apply(self, advance: Advance) -> None:
-        lingering = self._exposures.lingering > 0
+        lingering = self._exposures.lingering > 0  # before the step
         self._step(max(advance.w_ms, self._m_exposures - self._lateness_ms), advance.w_ms)
         leaves_nothing = not self._held and self._exposures.nothing_open
         self._advances.add(advance, lingering=lingering, leaves_nothing=leaves_nothing)
@@ -209,7 +214,7 @@ class Join:
         join._output.begin_silence(at_exposures.totals or at_clicks.totals)
         join._next_exposure, join._m_exposures = at_exposures.oldest, at_exposures.before_ms
         join._next_click, join._m_clicks = at_clicks.oldest, at_clicks.before_ms
-        unread_exposures, unread_clicks = _Unread(exposures), _Unread(clicks)
+        unread_exposures, unread_clicks = Unread(exposures), Unread(clicks)
         for advance in at_clicks.advances:
             join._reread(unread_exposures, advance.exposures_position, unread_clicks, advance.clicks_position)
             join._apply(advance)
@@ -219,7 +224,7 @@ class Join:
 
     # ---- inside
 
-    def _reread(self, exposures: "_Unread", exposures_end: int, clicks: "_Unread", clicks_end: int) -> None:
+    def _reread(self, exposures: "Unread", exposures_end: int, clicks: "Unread", clicks_end: int) -> None:
         for record in exposures.below(exposures_end):
             if isinstance(record.event, Exposure):
                 self.exposure(record.offset, record.arrival_ms, record.event, record.raw)
@@ -236,14 +241,9 @@ class Join:
             self._next_click = max(self._next_click, position)
 
     def _refuse_time(self, source: Source, offset: int, arrival_ms: int, ts_ms: int, m_ms: int, raw: Any) -> None:
-        if ts_ms > arrival_ms + self._skew_ms:
-            by = ts_ms - arrival_ms
-            text = f"ts_ms {ts_ms} is {by} ms ahead of its arrival {arrival_ms}; join.max_skew_ms is {self._skew_ms}"
-            self._output.dead_letter(source, offset, "ahead", text, raw)
-        else:
-            by = m_ms - ts_ms
-            text = f"ts_ms {ts_ms} is {by} ms behind its partition's {m_ms}; join.lateness_ms is {self._lateness_ms}"
-            self._output.dead_letter(source, offset, "late", text, raw)
+        ahead = ts_ms > arrival_ms + self._skew_ms
+        text = ahead_text(ts_ms, arrival_ms, self._skew_ms) if ahead else late_text(ts_ms, m_ms, self._lateness_ms)
+        self._output.dead_letter(source, offset, "ahead" if ahead else "late", text, raw)
 
     def _seek(self, offset: int, arrival_ms: int, event: Click, before_ms: int, raw: Any) -> None:
         """Find the exposure of a click that was just read, or hold it."""
@@ -262,8 +262,7 @@ class Join:
             return
         if exposure is not None:
             self._exposures.match(exposure, offset, before_ms)
-            blocker = self._held.blocker(offset, event, exposure)
-            if blocker is None:
+            if self._held.blocker(offset, event, exposure) is None:
                 self._engage(offset, arrival_ms, event, exposure)
                 return
         click = HeldClick(offset=offset, held=True, event=event, arrival_ms=arrival_ms, before_ms=before_ms, raw=raw)
@@ -276,10 +275,7 @@ class Join:
 
     def _meet_early(self, exposure: KeptExposure) -> None:
         """Match the early clicks that an exposure fits."""
-        early = self._held.early_of(exposure)
-        if not early:
-            return
-        met = [click for click in early if self._exposures.fits(click.event, exposure)]
+        met = [click for click in self._held.early_of(exposure) if self._exposures.fits(click.event, exposure)]
         if not met:
             return
         self._held.met(met, exposure)
@@ -333,8 +329,7 @@ class Join:
         if not exposure.open:
             raise InternalError(f"exposure {exposure.offset} closed before its click {offset} was decided")
         item, bit = event.item_id, BITS[event.action]
-        masks = exposure.masks
-        if masks is None:
+        if (masks := exposure.masks) is None:
             masks = exposure.masks = {}
         mask = masks.get(item, 0)
         masks[item] = mask | bit
@@ -370,7 +365,7 @@ class Join:
             if masks is None:
                 scores = [ItemScore(item, 0) for item in exposure.items]
             else:
-                scores = [ItemScore(item, masks.get(item, 0).bit_count()) for item in exposure.items]
+                scores = [ItemScore(item, score(masks.get(item, 0))) for item in exposure.items]
             output.outcomes.append(
                 Outcome(exposure.user, exposure.request, exposure.ts_ms, scores, exposure.offset, exposure.context)
             )
@@ -387,13 +382,10 @@ class Join:
 
     def _orphan(self, click: HeldClick) -> None:
         self._release(click)
-        event = click.event
-        asked = "without request_id" if event.request_id is None else f"with request_id {event.request_id!r}"
-        text = f"no exposure of user {event.user_id!r} {asked} showed item {event.item_id!r} near ts_ms {event.ts_ms}"
-        self._output.dead_letter("clicks", click.offset, "orphan", text, click.raw)
+        self._output.dead_letter("clicks", click.offset, "orphan", orphan_text(click.event), click.raw)
 
     def _closed_while_idle(self, offset: int, exposure: KeptExposure, raw: Any) -> None:
-        text = f"its exposure (offset {exposure.offset}) was closed by an idle advance before this click was read"
+        text = closed_text(exposure.offset)
         self._output.dead_letter("clicks", offset, "closed_while_idle", text, raw)
 
     def _prune(self) -> tuple[Start, Start]:
@@ -406,33 +398,3 @@ class Join:
         w = min(self._m_exposures, self._m_clicks) - self._lateness_ms
         self._advances.prune(start_x[0], start_c[0], w, self._window_ms)
         return Start(*start_x, self.totals, []), Start(*start_c, {}, self._advances.kept)
-
-    @staticmethod
-    def _positions(advance: Advance) -> tuple[int, int]:
-        return advance.exposures_position, advance.clicks_position
-
-
-class _Unread:
-    """Records of a re-read that were not taken yet."""
-
-    def __init__(self, records: Iterator[Record]) -> None:
-        self._records = records
-
-    def below(self, position: int) -> Iterator[Record]:
-        """Take the records below a position; the first one beyond stays unread."""
-        for record in self._records:
-            if record.offset >= position:
-                self._records = chain((record,), self._records)
-                return
-            yield record
-
-
-def needed_from(commit: Commit) -> tuple[int, int]:
-    """Oldest offsets that a rebuild needs to read: (exposures, clicks)."""
-    exposures, clicks = decode_commit(commit)
-    return exposures.oldest, clicks.oldest
-
-
-def totals_of(exposures_metadata: str) -> dict[str, int]:
-    """Exact totals as of a commit, for `status`; in click-only mode give the clicks' metadata."""
-    return dict(decode(exposures_metadata).totals)

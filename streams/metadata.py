@@ -70,6 +70,17 @@ def decode_commit(commit: Commit) -> tuple[Start, Start]:
     return decode(commit.exposures_metadata), clicks
 
 
+def needed_from(commit: Commit) -> tuple[int, int]:
+    """Oldest offsets that a rebuild needs to read: (exposures, clicks)."""
+    exposures, clicks = decode_commit(commit)
+    return exposures.oldest, clicks.oldest
+
+
+def totals_of(exposures_metadata: str) -> dict[str, int]:
+    """Exact totals as of a commit, for `status`; in click-only mode give the clicks' metadata."""
+    return dict(decode(exposures_metadata).totals)
+
+
 def fits(advances: Sequence[Advance]) -> bool:
     """Whether these advances fit into metadata now and, whichever are dropped or replace the last, later on.
 
