@@ -23,7 +23,7 @@ import redis
 from confluent_kafka import OFFSET_BEGINNING, KafkaException, Message
 from prometheus_client import Counter, Gauge
 
-from contract import health, log
+from contract import crash, health, log
 from contract.errors import BadInputError, UnreachableError
 from contract.kafka import create_topics
 from contract.messages import Served
@@ -181,6 +181,7 @@ class Publisher:
             self.store.beat(now_ms())
             self.beaten_ms = now_ms()
         unfinished = [n for n in (self.half_from, self.indexer.building_from) if n is not None]
+        crash.point("publisher.before_commit")
         self.feed.commit(min(unfinished, default=None))  # 6
 
     def _redis_is_as_left(self) -> bool:
@@ -193,8 +194,7 @@ class Publisher:
         return False
 
     def _set_applied(self, values: dict[str, int]) -> None:
-        self.store.set_applied(values)
-        self.applied |= values
+        self.applied |= self.store.set_applied(values, self.applied)
 
     def _versions(self) -> dict[int, int]:
         """Sequence applied of each version that Redis holds."""
@@ -251,6 +251,7 @@ class Publisher:
         self.indexer.take(update, self.update_from, offset)
         if verdict is Verdict.APPLY:
             self._tell(update, rows)
+        crash.point("publisher.before_applied")
         self._set_applied(done)
 
     def _apply_rows(self, update: Update, held: dict[int, int]) -> int:

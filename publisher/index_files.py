@@ -21,6 +21,7 @@ import faiss
 import msgspec
 import numpy as np
 
+from contract import crash
 from contract.errors import DataLossError
 from contract.updates import F32, Manifest
 from publisher import index, overlay
@@ -82,6 +83,7 @@ def write(files: Path, namespace: str, model: Model) -> Path:
         _check_recall(read(beside, namespace), manifest)  # 3
         if final.exists():
             shutil.rmtree(final)
+        crash.point("publisher.before_rename")
         beside.rename(final)  # 4
         _sync(home)  # 5
     except BaseException:

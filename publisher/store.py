@@ -4,7 +4,7 @@
     headrace:<namespace>:histories:{17}         hash  user_id -> History, the record's bytes
     headrace:<namespace>:profiles:{17}          hash  user_id -> User, the record's bytes
     headrace:<namespace>:applied                hash  updates, histories:<p>, profiles:<p> -> next offset to read
-                                                      version:<v> -> sequence
+                                                      version:<v> -> sequence, writes -> times it was written
     headrace:<namespace>:manifest:<version>     hash  manifest (msgpack), sequence, applied_ms, freshness_ms
     headrace:<namespace>:served                 Served, a mirror of `control`
     headrace:<namespace>:heartbeat              wall time of the publisher's last sign of life
@@ -20,7 +20,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import msgspec
+from redis import RedisError
 
+from contract import crash
 from contract.messages import Served, decoder, encode
 from contract.redis import Client
 from contract.topics import Names
@@ -29,7 +31,17 @@ from contract.updates import Manifest, UserRows
 BUCKETS = 256
 BATCH_BYTES = 4_000_000
 EXPIRE_S = 600  # a server that still answers from an old version has this long to see the pointer
+SET_IF_HELD = """
+if (redis.call('HGET', KEYS[1], 'writes') or '0') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+return 1
+"""
 Kind = Literal["histories", "profiles"]
+
+
+class RolledBackError(RedisError):
+    """Redis holds less than was written to it."""
+
 
 _manifest = decoder(Manifest)
 _served = decoder(Served)
@@ -77,11 +89,18 @@ class Store:
         found: Any = self.client.hgetall(self.names.key("applied"))
         return {name.decode(): int(value) for name, value in found.items()}
 
-    def set_applied(self, values: Mapping[str, int]) -> None:
-        """Write down what is applied, after it is."""
-        told: dict[Any, Any] = dict(values)
-        if told:
-            self.client.hset(self.names.key("applied"), mapping=told)
+    def set_applied(self, values: Mapping[str, int], held: Mapping[str, int]) -> dict[str, int]:
+        """Write down what is applied, after it is, over `held`; gives the fields written.
+
+        Raises RolledBackError where Redis does not hold `held`: it was emptied or rolled back since, and what was
+        applied before is not there. `writes`, which counts these calls, tells.
+        """
+        writes = held.get("writes", 0)
+        told = {**values, "writes": writes + 1}
+        arguments = [part for field in told.items() for part in field]
+        if not self.client.eval(SET_IF_HELD, 1, self.names.key("applied"), writes, *arguments):
+            raise RolledBackError("Redis was emptied or rolled back while it was written to")
+        return told
 
     def forget_applied(self, fields: list[str]) -> None:
         """Take back what was written down as applied."""
@@ -124,6 +143,7 @@ class Store:
             filled.update(at for at, _ in batches)
             self._write((f"{self._rows_key(version, at)}:new", fields) for at, fields in batches)
             count += len(section.ids)
+        crash.point("publisher.rows")
         self._run(("RENAME", f"{self._rows_key(version, at)}:new", self._rows_key(version, at)) for at in filled)
         self._run(("UNLINK", self._rows_key(version, at)) for at in range(BUCKETS) if at not in filled)
         return count

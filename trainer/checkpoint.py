@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from contract import log
+from contract import crash, log
 from contract.errors import DataLossError, RefusedError
 from trainer.packing import Packed
 
@@ -73,6 +73,7 @@ def save(directory: Path, manifest: Manifest, packed: Packed) -> Path:
     target = directory / _name(numbers[-1] + 1 if numbers else 1)
     temporary = directory / f".{target.name}.{os.getpid()}"
     temporary.mkdir()
+    crash.point("trainer.before_write")
     files = {
         "tensors.safetensors": save_tensors(packed.tensors),
         "plain.msgpack": msgspec.msgpack.encode(packed.plain),
@@ -83,9 +84,12 @@ def save(directory: Path, manifest: Manifest, packed: Packed) -> Path:
         with (temporary / name).open("wb") as file:
             file.write(data)
             file.flush()
+            crash.point("trainer.before_fsync")
             os.fsync(file.fileno())
     _sync(temporary)
+    crash.point("trainer.before_rename")
     temporary.rename(target)
+    crash.point("trainer.after_rename")
     _sync(directory)
     _clean(directory)
     return target

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from confluent_kafka import KafkaException, Producer
 
-from contract import kafka
+from contract import crash, kafka
 from contract.errors import RefusedError
 from contract.messages import encode
 from contract.settings import Settings
@@ -52,6 +52,7 @@ class Writer:
         records: list[tuple[bytes, bytes | None]] = [(c.key, encode(c)) for c in chunks]
         records += [(f"{v}/{s}/{c}".encode(), None) for v, s, c in gone]
         self._transaction(records)
+        crash.point("trainer.after_publish")
         self.keys.difference_update(gone)
         self.keys.update((c.version, c.sequence, c.chunk) for c in chunks)
         return sum(len(value or b"") for _, value in records)
@@ -69,6 +70,7 @@ class Writer:
                 self.producer.begin_transaction()
                 for key, value in records:
                     kafka.produce(self.producer, self.topic, value, key, partition=0)
+                crash.point("trainer.before_publish")
                 self._commit()
             except KafkaException as error:
                 problem = error.args[0]

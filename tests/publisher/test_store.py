@@ -15,7 +15,7 @@ from contract.settings import Redis
 from contract.topics import Names
 from contract.updates import F32, UserRows, user_sections
 from headrace import local_redis, ports
-from publisher.store import BUCKETS, Store, UserValues, read_status
+from publisher.store import BUCKETS, RolledBackError, Store, UserValues, read_status
 from tests.conftest import leashed
 from tests.publisher.worlds import START, wait_for
 
@@ -84,15 +84,30 @@ def test_users_records(store: Store) -> None:
 
 def test_applied_and_expiry(store: Store) -> None:
     """What is applied is read back as written; a version let go is forgotten at once and its rows a while later."""
-    store.set_applied({"updates": 12, "histories:3": 4, "version:7": 500})
-    assert store.applied() == {"updates": 12, "histories:3": 4, "version:7": 500}
+    held = store.set_applied({"updates": 12, "histories:3": 4, "version:7": 500}, {})
+    assert store.applied() == held == {"updates": 12, "histories:3": 4, "version:7": 500, "writes": 1}
     store.replace_rows(7, rows(USERS, 1.0), 4)
     store.expire([7])
     store.forget_applied(["histories:3"])
-    assert store.applied() == {"updates": 12}
+    assert store.applied() == {"updates": 12, "writes": 1}
     assert store.user(7, "u1").row == packed(1)
     lives = [int(store.client.ttl(store._rows_key(7, at))) for at in range(BUCKETS)]
     assert all(0 < life <= 600 for life in lives if life != -2)
+
+
+def test_applied_over_what_is_held(store: Store) -> None:
+    """Nothing is written down over a Redis that was emptied, or that came back as it was some writes ago."""
+    key = store.names.key("applied")
+    store.client.delete(key)
+    first = store.set_applied({"updates": 1}, {})
+    second = first | store.set_applied({"updates": 2}, first)
+    store.client.hset(key, mapping=dict(first))  # back from a copy
+    with pytest.raises(RolledBackError):
+        store.set_applied({"updates": 3}, second)
+    store.client.delete(key)
+    with pytest.raises(RolledBackError):
+        store.set_applied({"updates": 3}, second)
+    assert store.applied() == {}
 
 
 def test_status(store: Store) -> None:
