@@ -29,6 +29,7 @@ KILL_POINTS = {
         "trainer.before_fsync",
         "trainer.before_rename",
         "trainer.after_rename",
+        "trainer.before_publish",
         "trainer.after_publish",
     ),
     "publisher": (

@@ -101,7 +101,8 @@ def test_applied_over_what_is_held(store: Store) -> None:
     store.client.delete(key)
     first = store.set_applied({"updates": 1}, {})
     second = first | store.set_applied({"updates": 2}, first)
-    store.client.hset(key, mapping=dict(first))  # back from a copy
+    for name, value in first.items():  # back from a copy
+        store.client.hset(key, name, str(value))
     with pytest.raises(RolledBackError):
         store.set_applied({"updates": 3}, second)
     store.client.delete(key)
