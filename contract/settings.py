@@ -122,7 +122,17 @@ class Model(_Group):
     )
     prior_weight: float = Field(1.0, ge=0, le=10, description="beta")
     prior_epsilon: float = Field(0.5, gt=0, le=1_000, description="epsilon")
-    prior_half_life_clicks: float = Field(5_000, ge=1, description="half-life of the prior's counts, in clicks")
+    prior_half_life_clicks: float = Field(
+        5_000,
+        ge=1,
+        description="half-life of the prior's counts, in clicks; of several, the one that weighs most at first",
+    )
+    prior_half_lives: list[Annotated[float, Field(ge=1)]] = Field(
+        [250, 1_000, 5_000, 20_000, 100_000],
+        max_length=16,
+        description="half-lives, in clicks, whose weights are learned, and epsilon and beta with them; []: none is learned",
+    )
+    prior_rate: float = Field(0.03, ge=0, le=10, description="learning rate of the half-lives' weights")
 
 
 class Train(_Group):

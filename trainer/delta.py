@@ -8,10 +8,11 @@ import torch
 
 from contract.settings import Model as Shape
 from contract.updates import Chunk, Manifest, Section, cut, item_sections, tensor_sections, user_sections
-from trainer.frequency import I64
+from trainer.frequency import F64, I64
 from trainer.state import State
 from trainer.tokens import Vocabulary
 
+DRIFT = 0.02  # of the prior's logarithm: an item whose served count is further off is sent again
 TOKEN_TABLES = ("profile", "context", "item_features")
 
 
@@ -41,8 +42,24 @@ def update(
     return cut(kind, version, sequence, sections)
 
 
-def published(state: State) -> None:
-    """What was touched is out."""
+def touch_drifted(state: State, half_life: float) -> None:
+    """Touch the items whose count, as it was published and as the server decays it, is off by more than DRIFT.
+
+    The server knows one half-life; what several make of a count differs from that as time goes on.
+    """
+    prior, rows = state.prior, state.items.rows
+    if not prior.mixed:
+        return
+    sent, sent_at = state.sent[:rows].T  # [N], [N]
+    served = sent * np.exp2((sent_at - prior.now) / half_life) + prior.epsilon
+    off = np.abs(np.log((prior.counts(slice(0, rows)) + prior.epsilon) / served))  # [N]
+    state.flags["items.touched"][:rows] |= (off > DRIFT) & state.flags["items.alive"][:rows]
+
+
+def published(state: State, *, whole: bool) -> None:
+    """What was touched is out, or everything."""
+    rows = np.arange(state.items.rows) if whole else np.flatnonzero(state.flags["items.touched"][: state.items.rows])
+    state.sent[rows] = np.stack(_counts(state, rows), axis=1)
     state.flags["users.touched"][:] = False
     state.flags["items.touched"][:] = False
     state.deleted = {"users": set(), "items": set()}
@@ -54,10 +71,10 @@ def _manifest(state: State, shape: Shape, history_length: int, published_ms: int
         history_decays=list(shape.history_decays),
         history_length=history_length,
         hidden=shape.hidden,
-        temperature=shape.temperature,
+        temperature=shape.temperature / (state.prior.gamma if state.prior.mixed else 1.0),
         correction=shape.correction,
-        prior_weight=shape.prior_weight,
-        prior_epsilon=shape.prior_epsilon,
+        prior_weight=1.0 if state.prior.mixed else shape.prior_weight,
+        prior_epsilon=state.prior.epsilon if state.prior.mixed else shape.prior_epsilon,
         prior_half_life_clicks=shape.prior_half_life_clicks,
         click_number=state.counts.now,
         event_ms=state.numbers["event_ms"],
@@ -99,8 +116,16 @@ def _items(state: State, chunk_bytes: int, *, whole: bool) -> Iterator[Section]:
         at = torch.from_numpy(rows)
         values = state.live.tables["items"].values[at].numpy()
         vectors = state.fresh_vectors()[at].numpy()
-        counts = state.counts.count[rows].astype(np.float32)
-        yield from item_sections(ids, values, vectors, counts, state.counts.count_at[rows], gone, chunk_bytes)
+        counts, count_at = _counts(state, rows)
+        yield from item_sections(ids, values, vectors, counts.astype(np.float32), count_at, gone, chunk_bytes)
+
+
+def _counts(state: State, rows: I64 | slice) -> tuple[F64, F64]:
+    """Counts [n] of the prior of some rows, and the click numbers [n] they are as of."""
+    if not state.prior.mixed:
+        return state.counts.count[rows], state.counts.count_at[rows]
+    counts = state.prior.counts(rows)
+    return counts, np.full(len(counts), state.prior.now)
 
 
 def _chosen(ids: list[str | None], touched: np.ndarray, *, whole: bool) -> tuple[list[str], I64]:

@@ -17,15 +17,19 @@ from contract import settings
 from contract.messages import HardNegatives, Sample
 from trainer.batch import Batch, build, kept
 from trainer.evaluate import popularity_ranks, ranks
-from trainer.frequency import I64
+from trainer.frequency import F64, I64, log_q
 from trainer.loss import accidental, candidate_bias, sampled_softmax
 from trainer.model import Model, bags, decay_weights, token_sums, tower
 from trainer.negatives import Drawn
 from trainer.optimizer import gradient_of, leaf, step_layer, step_rows
+from trainer.prior import Prior
+from trainer.self_supervision import Catalogue, Plan, self_loss
 from trainer.state import State
 from trainer.table import START_ACC, Rows
+from trainer.tokens import NONE
 
 UNTOUCHED_ACC = 1.01 * START_ACC  # above it a row has had a gradient
+PRIOR_SAMPLES = 64  # of a batch, from which the prior learns
 ITEM_START = 0.1  # standard deviation of an item-ID row when the item is first learned
 
 
@@ -63,7 +67,12 @@ class Learner:
     def __init__(self, model: settings.Model, train: settings.Train, full: settings.Full, history_length: int) -> None:
         self.model, self.train, self.full, self.length = model, train, full, history_length
         bag_count = len(model.history_decays)
-        self.state = State(model.dim, bag_count, model.hidden, model.prior_half_life_clicks, train.seed)
+        half_life = model.prior_half_life_clicks
+        mixed = model.correction == "prior" and bool(model.prior_half_lives) and model.prior_weight > 0
+        prior = Prior(
+            model.prior_half_lives or [half_life], half_life, model.prior_weight, model.prior_epsilon, mixed=mixed
+        )
+        self.state = State(model.dim, bag_count, model.hidden, half_life, prior, train.seed)
 
     # ---- one step ----------------------------------------------------------------------------------------------------
 
@@ -110,7 +119,8 @@ class Learner:
         if not first.any():
             return
         alive = state.flags["items.alive"][: state.items.rows]  # [N]
-        scores = self.scores(self.user_vectors(batch))  # [B, N]
+        cosines = self.cosines(self.user_vectors(batch))  # [B, N]
+        scores = self._sharpened(cosines) + self._added()  # [B, N]
         places, items, ts_ms = pairs
         earlier = (ts_ms < batch.ts_ms[places]) & alive[items]
         left_out = places[earlier], items[earlier]
@@ -118,19 +128,45 @@ class Learner:
         counts = state.popularity.decayed(slice(0, state.items.rows))
         model, popularity = ranks(scores, item, left_out), popularity_ranks(counts, alive, item, left_out)
         state.recall.add(model[first], popularity[first])
+        self._learn_prior(cosines, item, alive)
 
     def scores(self, users: Tensor) -> np.ndarray:
         """Served scores [n, N] of all item rows for user vectors [n, D]; -inf for what is no candidate."""
-        state, model = self.state, self.model
-        bias = np.zeros(state.items.rows)
-        if model.correction == "prior":
-            users = users / model.temperature  # [n, D]
-            counts = state.counts.decayed(slice(0, state.items.rows))
-            bias = model.prior_weight * np.log(counts + model.prior_epsilon)  # [N]
-        bias[~state.flags["items.alive"][: state.items.rows]] = -np.inf
-        added = torch.from_numpy(bias.astype(np.float32))
-        scores: np.ndarray = torch.addmm(added, users, state.fresh_vectors().T).numpy()  # [n, N]
+        scores: np.ndarray = self._sharpened(self.cosines(users)) + self._added()
         return scores
+
+    def cosines(self, users: Tensor) -> np.ndarray:
+        """Cosines [n, N] of user vectors [n, D] and all item rows; over the temperature where there is a prior."""
+        if self.model.correction == "prior":
+            users = users / self.model.temperature  # [n, D]
+        found: np.ndarray = (users @ self.state.fresh_vectors().T).numpy()  # [n, N]
+        return found
+
+    def _sharpened(self, cosines: np.ndarray) -> np.ndarray:
+        return cosines * np.float32(self.state.prior.gamma) if self.state.prior.mixed else cosines
+
+    def _added(self) -> np.ndarray:
+        """What is added to the cosine of each item row [N]; -inf for what is no candidate."""
+        state, rows = self.state, self.state.items.rows
+        alive = state.flags["items.alive"][:rows]
+        bias = self.prior(slice(0, rows)) if self.model.correction == "prior" else np.zeros(rows)  # [N]
+        bias[~alive] = -np.inf
+        return bias.astype(np.float32)
+
+    def prior(self, rows: I64 | slice) -> F64:
+        """Prior [n] of some rows."""
+        if self.state.prior.mixed:
+            return self.state.prior.logs(rows)
+        counts: F64 = self.model.prior_weight * np.log(self.state.counts.decayed(rows) + self.model.prior_epsilon)
+        return counts
+
+    def _learn_prior(self, cosines: np.ndarray, item: I64, alive: np.ndarray) -> None:
+        """Let the half-lives' weights learn from some samples of the batch, before it is counted."""
+        at = np.flatnonzero(item >= 0)
+        if not self.state.prior.mixed or not self.model.prior_rate or not len(at):
+            return
+        at = self.state.rng.choice(at, min(PRIOR_SAMPLES, len(at)), replace=False)
+        self.state.prior.learn(cosines[at], item[at], alive, self.model.prior_rate)
 
     def user_vectors(self, batch: Batch) -> Tensor:
         """User vectors [B, D] under the live model, as the server would make them."""
@@ -147,6 +183,7 @@ class Learner:
     def _count(self, batch: Batch, first: np.ndarray) -> None:
         state = self.state
         state.counts.add(batch.item)
+        state.prior.add(batch.item)
         state.popularity.add(batch.item[first])
         state.flags["items.alive"][batch.item] = True
         state.flags["items.touched"][batch.item] = True
@@ -159,24 +196,29 @@ class Learner:
 
     # ---- learning ----------------------------------------------------------------------------------------------------
 
-    def learn(self, model: Model, batch: Batch, pairs: Pairs, *, everything: bool) -> float:
+    def learn(
+        self, model: Model, batch: Batch, pairs: Pairs, *, everything: bool, catalogue: Catalogue | None = None
+    ) -> float:
         """One gradient step; with `everything` all parameters move, else only the two ID tables.
 
-        `pairs`: what the batch's users are known to like, see `Positives.pairs`.
+        `pairs`: what the batch's users are known to like, see `Positives.pairs`. `catalogue`: with `everything`, add
+        the self-supervised loss of some of its items.
         """
-        state, tables, rng = self.state, model.tables, self.state.rng
+        state, tables = self.state, model.tables
         counts = state.counts.decayed(slice(0, state.items.rows))  # [N]
 
         # 1. candidates: the batch's positives and drawn negatives; hard ones of each sample
         hard_sample, hard_item = self._hard_pairs(batch)  # [H], [H]
         drawn_from = Drawn(counts)
-        drawn = drawn_from.draw(self.train.negatives - len(hard_item), rng)
+        drawn = drawn_from.draw(self.train.negatives - len(hard_item), state.rng)
         candidates, times = np.unique(np.concatenate([batch.item, drawn]), return_counts=True)  # [U]
         places = np.searchsorted(candidates, batch.item)  # [B]
         self._start(tables["items"], candidates)
 
         # 2. leaves: distinct rows, gathered once
-        items = gather(tables["items"], np.concatenate([candidates, hard_item, batch.history]))
+        plan = self._plan(catalogue)
+        compared = plan.rows if plan else NONE  # [m]
+        items = gather(tables["items"], np.concatenate([candidates, hard_item, compared, batch.history]))
         users = gather(tables["users"], batch.user)
         rows = np.concatenate([candidates, hard_item])  # [U + H]
         layers = {name: leaf(layer) for name, layer in model.layers.items()} if everything else model.layers
@@ -186,10 +228,13 @@ class Learner:
             profile = gather(tables["profile"], flat)
             context = gather(tables["context"], batch.context)
             item_flat, item_lengths = state.item_tokens.flat(rows)
-            features = gather(tables["item_features"], item_flat)
+            both = np.concatenate([item_flat, plan.tokens.token]) if plan else item_flat
+            features = gather(tables["item_features"], both)
             profile_sums = token_sums(profile.values, profile.places, torch.from_numpy(lengths))  # [B, D]
             context_sums = self._context(context.values, context.places, batch)  # [B, D]
-            feature_sums = token_sums(features.values, features.places, torch.from_numpy(item_lengths))  # [U + H, D]
+            feature_sums = token_sums(
+                features.values, features.places[: len(item_flat)], torch.from_numpy(item_lengths)
+            )  # [U + H, D]
             moving += [(profile, 1.0), (context, 1.0), (features, 1.0)]
         else:
             profile_sums = state.profile_tokens.sums_of(batch.profile, tables["profile"])  # [B, D]
@@ -197,9 +242,9 @@ class Learner:
             feature_sums = state.item_tokens.sums_of(rows, tables["item_features"])  # [U + H, D]
 
         # 3. towers
-        bag = self._bags(items.values, items.places[len(rows) :], batch)  # [B, m * D]
-        own = users.values[users.places]  # [B, D]
-        a = tower(torch.cat([own, bag, profile_sums, context_sums], dim=1), layers, "user")  # [B, D]
+        bag = self._bags(items.values, items.places[len(rows) + len(compared) :], batch)  # [B, m * D]
+        parts = [users.values[users.places], bag, profile_sums, context_sums]  # [B, .]
+        a = tower(torch.cat(parts, dim=1), layers, "user")  # [B, D]
         item_own = items.values[items.places[: len(rows)]]  # [U + H, D]
         b = tower(torch.cat([item_own, feature_sums], dim=1), layers, "item")  # [U + H, D]
 
@@ -219,20 +264,45 @@ class Learner:
             torch.from_numpy(weights.astype(np.float32)),
             hard,
         )
+        if plan is not None:
+            loss = loss + self._self_loss(plan, items, features, len(rows), len(item_flat), layers)
         loss.backward()  # type: ignore[no-untyped-call]
 
         # 5. move what may move
-        rate = self.train.learning_rate * (1.0 if everything else self.train.incremental_rate)
         for gathered, factor in moving:
-            gathered.learn(rate * factor)
+            gathered.learn(self._rate(everything=everything) * factor)
         if everything:
-            for name, layer in layers.items():
-                step_layer(model.layers[name], model.layer_acc[name], gradient_of(layer), self.full.layer_rate)
+            self._move_layers(model, layers)
         else:
-            state.flags["users.touched"][users.rows.numpy()] = True
-            state.flags["items.touched"][items.rows.numpy()] = True
-            state.stale[items.rows.numpy()] = True
+            self._touch(users.rows.numpy(), items.rows.numpy())
         return float(loss.detach())
+
+    def _self_loss(
+        self, plan: Plan, items: Gathered, features: Gathered, row: int, token: int, layers: dict[str, Tensor]
+    ) -> Tensor:
+        """Weighted self-supervised loss; its ID rows stand from place `row` on, its token rows from `token` on."""
+        own = items.values[items.places[row : row + len(plan.rows)]]  # [m, D]
+        rows = features.values[features.places[token:]]  # [T, D]
+        return self.full.self_weight * self_loss(own, rows, plan, layers, self.model.temperature)
+
+    def _rate(self, *, everything: bool) -> float:
+        return self.train.learning_rate * (1.0 if everything else self.train.incremental_rate)
+
+    def _move_layers(self, model: Model, leaves: dict[str, Tensor]) -> None:
+        for name, layer in leaves.items():
+            step_layer(model.layers[name], model.layer_acc[name], gradient_of(layer), self.full.layer_rate)
+
+    def _touch(self, users: I64, items: I64) -> None:
+        """Rows of the live model have changed: they are to be published, and the items' vectors made anew."""
+        self.state.flags["users.touched"][users] = True
+        self.state.flags["items.touched"][items] = True
+        self.state.stale[items] = True
+
+    def _plan(self, catalogue: Catalogue | None) -> Plan | None:
+        """Items and views of one step's self-supervised loss."""
+        if catalogue is None:
+            return None
+        return catalogue.plan(self.full.self_items, list(self.full.self_transforms), self.state.rng)
 
     def _hard_pairs(self, batch: Batch) -> tuple[I64, I64]:
         """Samples [H] and item rows [H] of hard negatives: at most `hard_share` of the negatives."""
@@ -255,16 +325,13 @@ class Learner:
             table.values[new] = torch.from_numpy(drawn.astype(np.float32))
 
     def _bias(self, counts: np.ndarray, rows: I64, drawn_from: Drawn, drawn: int, positives: int) -> np.ndarray:
-        own = counts[rows]
-        model = self.model
+        own, model, prior = counts[rows], self.model, self.state.prior
+        expected, total = drawn_from.expected(own, drawn), float(counts.sum())
+        if prior.mixed:
+            bias = prior.logs(rows) - log_q(own, total, expected, positives)
+            return bias.astype(np.float32)
         bias = candidate_bias(
-            model.correction,
-            own,
-            float(counts.sum()),
-            drawn_from.expected(own, drawn),
-            positives,
-            model.prior_weight,
-            model.prior_epsilon,
+            model.correction, own, total, expected, positives, model.prior_weight, model.prior_epsilon
         )
         return bias.astype(np.float32)
 
@@ -287,9 +354,11 @@ class Learner:
         """Learn a day from the last full model, then what came since; gives the mean loss of the epoch."""
         state, size = self.state, self.train.batch
         day, since = self._still_known(day), self._still_known(since)
+        catalogue = self._catalogue()
         shuffled = [day[k] for k in state.rng.permutation(len(day))]
         losses = [
-            self._again(state.full, shuffled[n : n + size], everything=True) for n in range(0, len(shuffled), size)
+            self._again(state.full, shuffled[n : n + size], everything=True, catalogue=catalogue)
+            for n in range(0, len(shuffled), size)
         ]
         state.live.take(state.full)
         state.all_moved()
@@ -298,10 +367,21 @@ class Learner:
         state.numbers["full_updates"] += 1
         return float(np.mean(losses)) if losses else 0.0
 
-    def _again(self, model: Model, samples: list[Sample], *, everything: bool) -> float:
+    def _catalogue(self) -> Catalogue | None:
+        """Listed items for self-supervision; None where it is off."""
+        if not self.full.self_weight:
+            return None
+        listed = np.flatnonzero(self.state.flags["items.listed"][: self.state.items.rows])
+        return Catalogue(listed, self.state.item_tokens, self.state.rng)
+
+    def _again(
+        self, model: Model, samples: list[Sample], *, everything: bool, catalogue: Catalogue | None = None
+    ) -> float:
         """Learn samples that were scored and counted before."""
         batch = self.batch(samples)
-        return self.learn(model, batch, self.state.positives.pairs(batch.user), everything=everything)
+        return self.learn(
+            model, batch, self.state.positives.pairs(batch.user), everything=everything, catalogue=catalogue
+        )
 
     def _still_known(self, samples: list[Sample]) -> list[Sample]:
         """Leave out those whose user or item was deleted since."""

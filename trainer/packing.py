@@ -27,6 +27,7 @@ def pack(state: State) -> Packed:
     arrays |= {f"positives.{name}": values for name, values in state.positives.state().items()}
     for name, counts in (("counts", state.counts), ("popularity", state.popularity)):
         arrays |= {f"{name}.count": counts.count, f"{name}.count_at": counts.count_at}
+    arrays |= {f"prior.{name}": array for name, array in state.prior.arrays().items()}
     arrays |= {"stale": state.stale, "digests": state.digests}
     tensors |= {name: torch.from_numpy(array) for name, array in arrays.items()}
     tensors["vectors"] = state.vectors
@@ -54,7 +55,9 @@ def unpack(state: State, packed: Packed) -> None:
     state.positives.load({name: arrays[f"positives.{name}"] for name in ("users", "lengths", "items", "ts_ms")})
     for name, counts, now in zip(("counts", "popularity"), (state.counts, state.popularity), plain["now"], strict=True):
         counts.count, counts.count_at, counts.now = arrays[f"{name}.count"], arrays[f"{name}.count_at"], now
+    state.prior.load({n.removeprefix("prior."): array for n, array in arrays.items() if n.startswith("prior.")})
     state.stale, state.digests, state.vectors = arrays["stale"], arrays["digests"], tensors["vectors"]
+    state.sent = np.zeros((len(state.stale), 2))
     state.of_row = np.full(len(state.stale), -1, np.int64)
     for name, index in _indexes(state).items():
         ids, free = plain["indexes"][name]

@@ -15,6 +15,7 @@ from trainer.evaluate import POPULARITY_HALF_LIFE, Positives, Recall
 from trainer.frequency import Counts
 from trainer.model import ID_TABLES, Model, tower
 from trainer.negatives import Drops
+from trainer.prior import Prior
 from trainer.table import Index, doubled
 from trainer.tokens import Owners, Vocabulary
 
@@ -24,12 +25,14 @@ EXPIRED_AT_ONCE = 100  # one in so many rows goes when a table is full
 class State:
     """What learning changes; `catalogue`, `profile` and `forget_...` bring in what the other topics say."""
 
-    def __init__(self, dim: int, bags: int, hidden: int, half_life: float, seed: int) -> None:
+    def __init__(self, dim: int, bags: int, hidden: int, half_life: float, prior: Prior, seed: int) -> None:
         self.live = Model(dim, bags, hidden, seed)
         self.full = Model(dim, bags, hidden, seed)
         self.users, self.items, self.profiles = Index(), Index(), Index()
         self.profile_tokens, self.item_tokens, self.context = Owners(dim), Owners(dim), Vocabulary()
         self.counts, self.popularity = Counts(half_life), Counts(POPULARITY_HALF_LIFE)
+        self.prior = prior
+        self.sent = np.zeros((16, 2))  # [capacity, 2] count as published, and the click number it is as of
         self.positives, self.recall, self.drops = Positives(), Recall(), Drops()
         self.rng = np.random.default_rng(seed)
         self.flags = {
@@ -76,6 +79,8 @@ class State:
                 model.tables[name].grow(rows)
         self.counts.grow(self.items.rows)
         self.popularity.grow(self.items.rows)
+        self.prior.grow(self.items.rows)
+        self.sent = doubled(self.sent, self.items.rows)
         self.stale = doubled(self.stale, self.items.rows, 1)
         self.of_row = doubled(self.of_row, self.items.rows, -1)
         self.digests = doubled(self.digests, self.items.rows)
@@ -128,6 +133,8 @@ class State:
             if row >= 0:
                 self.item_tokens.set(row, np.zeros(0, np.int64))
                 self.counts.clear(row)
+                self.prior.clear(row)
+                self.sent[row] = 0
                 self.popularity.clear(row)
                 self.stale[row] = True
 

@@ -252,6 +252,7 @@ class Loop:
 
     def _publish(self, kind: Any) -> None:
         settings, state = self.settings, self.learner.state
+        delta.touch_drifted(state, settings.model.prior_half_life_clicks)
         chunks = delta.update(
             kind,
             self.version,
@@ -264,7 +265,7 @@ class Loop:
         )
         size = self.writer.write(chunks)
         self.sequence += 1
-        delta.published(state)
+        delta.published(state, whole=kind == "snapshot")
         self.delta_at, self.unpublished_since = time.monotonic(), 0.0
         self.delta_event_ms = state.numbers["event_ms"]
         metrics.UPDATES.labels(kind).inc()

@@ -44,11 +44,16 @@ def test_an_incremental_update_changes_the_two_id_tables_and_nothing_else(hidden
 
 
 def test_a_full_update_starts_from_the_last_full_model() -> None:
-    """What was learned incrementally in between has no part in it: other incremental rates, same full model."""
+    """What was learned incrementally in between has no part in it: other incremental rates, same full model.
+
+    The prior is no part of the models: it goes on counting and learning; here it only counts.
+    """
     made = samples(400)
     ends = []
     for rate in (0.0, 5.0):
-        taught = learner(incremental_rate=rate)
+        train = Train(batch=32, negatives=16, incremental_rate=rate)
+        taught = Learner(Model(dim=8, prior_rate=0), train, Full(), LENGTH)
+        features(taught)
         learn(taught, made[:320])
         taught.state.rng = np.random.default_rng(7)
         taught.full_update(made[:320], [])
