@@ -117,13 +117,19 @@ class Chunk(Struct, frozen=True, array_like=True):
     sequence: int
     chunk: int
     chunks: int
-    crc32: int
+    crc32: int  # of the section and of the fields above
     section: bytes
 
     @property
     def key(self) -> bytes:
         """Record key."""
         return f"{self.version}/{self.sequence}/{self.chunk}".encode()
+
+    @property
+    def sum(self) -> int:
+        """What crc32 should be."""
+        head = f"{self.kind}/{self.version}/{self.sequence}/{self.chunk}/{self.chunks}"
+        return zlib.crc32(self.section, zlib.crc32(head.encode()))
 
 
 class Update(Struct, frozen=True):
@@ -150,10 +156,8 @@ def floats(data: bytes, width: int) -> F32:
 def cut(kind: Literal["snapshot", "delta"], version: int, sequence: int, sections: Iterable[Section]) -> list[Chunk]:
     """Chunks of an update whose sections (manifest first) each fit one message already."""
     payloads = [encode(section) for section in sections]
-    return [
-        Chunk(kind, version, sequence, n, len(payloads), zlib.crc32(payload), payload)
-        for n, payload in enumerate(payloads)
-    ]
+    chunks = [Chunk(kind, version, sequence, n, len(payloads), 0, payload) for n, payload in enumerate(payloads)]
+    return [msgspec.structs.replace(chunk, crc32=chunk.sum) for chunk in chunks]
 
 
 def tensor_sections(name: str, array: F32, chunk_bytes: int) -> Iterator[Tensors]:
@@ -198,7 +202,7 @@ def decode_chunk(value: bytes) -> Chunk:
         chunk: Chunk = _chunk.decode(value)
     except msgspec.DecodeError as error:
         raise BadInputError(f"a chunk on updates does not decode: {error}") from None
-    if zlib.crc32(chunk.section) != chunk.crc32:
+    if chunk.sum != chunk.crc32:
         raise BadInputError(f"version {chunk.version} sequence {chunk.sequence} chunk {chunk.chunk}: crc32 differs")
     return chunk
 

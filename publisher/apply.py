@@ -231,8 +231,7 @@ class Publisher:
         except BadInputError as error:
             log.get().error("refused", reason=str(error), offset=offset)
             APPLIED.labels("broken").inc()
-            self.assembler, self.half_from = Assembler(), None
-            return
+            return  # whoever wrote it: the update that is being put together only fails if a chunk of its own is gone
         if update is not None:
             self.half_from = None
             self._apply_update(update, offset + 1)

@@ -204,8 +204,7 @@ class Follower:
             update = self._assembler.add(decode_chunk(bytes(value)))
         except BadInputError as error:
             log.get().error("refused", reason=str(error), offset=message.offset())
-            self._assembler = Assembler()
-            return
+            return  # see Publisher: a foreign record does no harm to the update around it
         if update is not None:
             self._take_update(update, int(message.offset() or 0) + 1)
 

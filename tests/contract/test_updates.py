@@ -80,11 +80,13 @@ def test_an_overtaken_update_never_completes() -> None:
 
 
 def test_a_flipped_bit_is_refused() -> None:
-    """crc32 guards each chunk: BadInputError names version, sequence and chunk."""
+    """crc32 guards each chunk, its numbers too: BadInputError names version, sequence and chunk."""
     chunk = cut("delta", 2, 5, sections(3, 3, 20_000))[2]
     section = bytearray(chunk.section)
     section[-9] ^= 1
     with pytest.raises(BadInputError, match="version 2 sequence 5 chunk 2"):
         decode_chunk(encode(msgspec.structs.replace(chunk, section=bytes(section))))
+    with pytest.raises(BadInputError, match="version 2 sequence 6 chunk 2"):
+        decode_chunk(encode(msgspec.structs.replace(chunk, sequence=6)))
     with pytest.raises(BadInputError, match="does not decode"):
         decode_chunk(b"\xc1garbage")
