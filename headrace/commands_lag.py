@@ -2,14 +2,17 @@
 
 import enum
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from contract.errors import BadInputError
 from headrace import options, show
 
-COLUMNS = ("GROUP", "TOPIC", "PARTITION", "CURRENT-\nOFFSET", "LOG-END-\nOFFSET", "LAG", "SECONDS\nBEHIND")
+if TYPE_CHECKING:
+    from contract.settings import Settings
+
+COLUMNS = ("GROUP", "TOPIC", "PARTITION", "CURRENT-\nOFFSET", "LOG-END-\nOFFSET", "LAG", "SECONDS\nBEHIND", "STATE")
 WATCH_S = 2.0
 
 
@@ -36,30 +39,46 @@ def lag(
     set_: options.Sets = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """How far every consumer group is: records left to read, and seconds behind."""
+    """How far every consumer group is: records left, seconds behind, state; exit 1 on STOP, STALL or REWIND."""
     settings = options.settings(bootstrap_server, None, namespace, set_)
     from headrace import offsets  # noqa: PLC0415
+    from streams.lag import FAILING  # noqa: PLC0415
 
+    if watch:
+        _watch(settings, as_json=show.wants_json(as_json))
+    rows = offsets.judged(settings)
     if show.wants_json(as_json):
-        show.print_json(offsets.lag(settings))
-        while watch:
-            time.sleep(WATCH_S)
-            show.print_json(offsets.lag(settings))
-        return
-    if not watch:
-        show.out().print(_table(offsets.lag(settings)))
-        return
+        show.print_json(rows)
+    else:
+        show.out().print(_table(rows))
+    if any(row.state in FAILING for row in rows):
+        raise typer.Exit(1)
+
+
+def _watch(settings: "Settings", *, as_json: bool) -> None:
+    """Show the rows anew until Ctrl-C."""
     from rich.live import Live  # noqa: PLC0415
 
-    with Live(_table(offsets.lag(settings)), console=show.out(), auto_refresh=False) as live:
+    from headrace import offsets  # noqa: PLC0415
+    from streams.lag import Watch  # noqa: PLC0415
+
+    kept = Watch(offsets.watched(settings))
+
+    def rows() -> list[Any]:
+        return kept.add(offsets.lag(settings), time.time_ns() // 1_000_000)
+
+    while as_json:
+        show.print_json(rows())
+        time.sleep(WATCH_S)
+    with Live(_table(rows()), console=show.out(), auto_refresh=False) as live:
         while True:
             time.sleep(WATCH_S)
-            live.update(_table(offsets.lag(settings)), refresh=True)
+            live.update(_table(rows()), refresh=True)
 
 
 def _table(rows: list[Any]) -> Any:
-    cells = [(r.group, r.topic, r.partition, r.committed, r.end, r.lag, r.behind_s) for r in rows]
-    return show.table(COLUMNS, cells, right=COLUMNS[2:], whole=COLUMNS[:2])
+    cells = [(r.group, r.topic, r.partition, r.committed, r.end, r.lag, r.behind_s, r.state) for r in rows]
+    return show.table(COLUMNS, cells, right=COLUMNS[2:-1], whole=COLUMNS[:2])
 
 
 def schema(

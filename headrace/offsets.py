@@ -1,104 +1,63 @@
-"""Where every consumer group of a namespace is: reads offsets and the first unread records from the cluster."""
+"""Where every consumer group of a namespace is, and how it fares: what streams has watched, else watched here.
+
+A state needs several looks over some time. The streams role keeps them and gives them at /lag; a command adds the look
+of now and judges. Where no streams role answers (it may be what has died), the command looks itself, and no longer than
+it must: until every partition that lags has been seen to get on, or the window is full.
+"""
 
 import time
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Callable
+from typing import Any
+from urllib.request import urlopen
 
-from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+import msgspec
 
-from contract import kafka as edge
-from contract.settings import Kafka, Settings
-from contract.topics import TOPICS
-from streams.lag import Observed, Row, row
+from contract.settings import Settings
+from streams import groups
+from streams.lag import Look, Place, Row, Watch, interval_s
 
-COUNTED_RECORDS = 1_000  # up to so many offsets are counted record by record, beyond that markers hardly matter
-PATIENCE_S = 5.0
-Place = tuple[str, int]
-
-# What each group reads whether or not it has committed yet; what else it committed is found in the cluster.
-READS = {
-    "streams": ("exposures", "clicks", "ranking-drops"),
-    "streams-check": ("items", "users"),
-    "trainer": ("samples",),
-    "publisher": ("updates",),
-}
+PAGE_TIMEOUT_S = 1.0
 
 
-def lag(settings: Settings, client: AdminClient | None = None) -> list[Row]:
-    """Rows of all groups of the namespace, by group, topic and partition.
+def lag(settings: Settings) -> list[Row]:
+    """Rows of all groups as of now, not judged. Raises UnreachableError when the broker does not answer."""
+    return groups.lag(settings)
 
-    Raises UnreachableError when the broker does not answer in time.
+
+def judged(settings: Settings, waiting: Callable[[float], Any] = time.sleep) -> list[Row]:
+    """Rows of all groups with their states; takes a moment where streams is not there to be asked.
+
+    Raises UnreachableError when the broker does not answer.
     """
-    client = client or edge.reach(settings.kafka)
-    counts = edge.partition_counts(client)
-    observed = [one for group in READS for one in _observe(settings, client, group, counts)]
-    now_ms = time.time_ns() // 1_000_000
-    return [row(one, now_ms) for one in observed]
+    watch = Watch(watched(settings))
+    rows = watch.add(groups.lag(settings), _now_ms())
+    pause_s = interval_s(settings.train.checkpoint_interval_ms)
+    while watch.undecided():
+        waiting(pause_s)
+        rows = watch.add(groups.lag(settings), _now_ms())
+    return rows
 
 
-def _observe(settings: Settings, client: AdminClient, role: str, counts: dict[str, int]) -> list[Observed]:
-    group = settings.names.group(role)
-    committed = _committed(settings, group, counts)
-    expected = READS[role][1:2] if role == "streams" and settings.join.mode == "clicks-only" else READS[role]
-    topics = {settings.names.topic(t) for t in expected} | {topic for topic, _ in committed}
-    places = [(topic, p) for topic in sorted(topics) for p in range(counts.get(topic, 0))]
-    ends = edge.end_offsets(client, [TopicPartition(*place) for place in places], committed=True)
-    starts = first_offsets(client, places)
-    behind = {at: max(committed.get(at, 0), starts[at]) for at in places}
-    behind = {at: offset for at, offset in behind.items() if offset < ends[at]}
-    unread = _unread(settings.kafka, behind, ends)
-    return [
-        Observed(group, *at, committed.get(at), starts[at], ends[at], *unread.get(at, (None, None, None)))
-        for at in places
-    ]
-
-
-def _committed(settings: Settings, group: str, counts: dict[str, int]) -> dict[Place, int]:
-    """Committed offsets of a group on any topic of the namespace."""
-    names = [settings.names.topic(topic.name) for topic in TOPICS]
-    places = [TopicPartition(name, p) for name in names for p in range(counts.get(name, 0))]
-    found = edge.committed(settings.kafka, group, places)
-    return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
-
-
-def first_offsets(client: AdminClient, places: Iterable[Place]) -> dict[Place, int]:
-    """Oldest offset that the log of each partition still holds."""
-    earliest = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
-    asked = {TopicPartition(*place): earliest for place in places}
-    answers = client.list_offsets(asked, request_timeout=10) if asked else {}
-    return {(p.topic, p.partition): future.result(10).offset for p, future in answers.items()}
-
-
-def _unread(kafka: Kafka, behind: dict[Place, int], ends: dict[Place, int]) -> dict[Place, tuple[int, int, int | None]]:
-    """Offset and arrival of the first unread record of each partition, and how many there are where they are few."""
-    found: dict[Place, tuple[int, int, int | None]] = {}
-    if not behind:
-        return found
-    reader = edge.consumer(kafka, "headrace-lag", **{"queued.min.messages": 1, "fetch.message.max.bytes": 65_536})
+def watched(settings: Settings) -> dict[Place, list[Look]]:
+    """Looks that this namespace's streams role has kept; none where none answers."""
+    url = f"http://127.0.0.1:{settings.streams.port}/lag"
     try:
-        waiting = dict(behind)
-        reader.assign([TopicPartition(*at, offset) for at, offset in behind.items()])
-        until = time.monotonic() + PATIENCE_S
-        while waiting and time.monotonic() < until:
-            for message in reader.consume(COUNTED_RECORDS, 0.1):
-                at = (cast("str", message.topic()), cast("int", message.partition()))
-                if at not in waiting:
-                    continue
-                error = message.error()
-                if error is not None:
-                    if error.code() != edge.END_OF_PARTITION:
-                        raise KafkaException(error)
-                    del waiting[at]
-                elif cast("int", message.offset()) < ends[at]:
-                    few = ends[at] - behind[at] <= COUNTED_RECORDS
-                    first = found.get(at, (cast("int", message.offset()), message.timestamp()[1], 0))
-                    found[at] = (first[0], first[1], first[2] + 1 if few and first[2] is not None else None)
-                    if not few:
-                        del waiting[at]
-                        reader.pause([TopicPartition(*at)])
-        for at in waiting.keys() - found.keys():  # gave no answer in time: say what the offsets say
-            found[at] = (behind[at], 0, None)
-    finally:
-        reader.close()
-    return found
+        with urlopen(url, timeout=PAGE_TIMEOUT_S) as answer:
+            rows = msgspec.json.decode(answer.read(), type=list[_Watched])
+    except (OSError, msgspec.MsgspecError):
+        return {}
+    ours = {settings.names.group(role) for role in groups.READS}
+    return {(row.group, row.topic, row.partition): row.looks for row in rows if row.group in ours}
+
+
+class _Watched(msgspec.Struct):
+    """What is needed of a row of /lag."""
+
+    group: str
+    topic: str
+    partition: int
+    looks: list[Look]
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -62,13 +62,13 @@ def _checked_out(settings: Settings, client: Any) -> int:
     from confluent_kafka import TopicPartition  # noqa: PLC0415
 
     from contract import kafka as edge  # noqa: PLC0415
-    from headrace import offsets  # noqa: PLC0415
 
     counts = edge.partition_counts(client)
     names = [settings.names.topic(f"{topic}.dlq") for topic in ("items", "users")]
     places = [(name, p) for name in names for p in range(counts.get(name, 0))]
-    ends = edge.end_offsets(client, [TopicPartition(*at) for at in places])
-    return sum(ends.values()) - sum(offsets.first_offsets(client, places).values())
+    partitions = [TopicPartition(*at) for at in places]
+    ends = edge.end_offsets(client, partitions)
+    return sum(ends.values()) - sum(edge.start_offsets(client, partitions).values())
 
 
 def _model(settings: Settings) -> dict[str, Any]:

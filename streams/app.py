@@ -26,6 +26,7 @@ from contract.settings import Kafka, Settings
 from streams import admin, metrics
 from streams.checks import DERIVED, Checked, check
 from streams.door import Refused
+from streams.observer import Observer
 from streams.processor import Processor
 
 CHECK_BATCH = 1_000
@@ -156,7 +157,7 @@ def build(
     app.conf.web_tables_enabled = False
     _host(app, processor, ending, failed)
     _agents(app, settings, CheckIn(settings, partitions))
-    _pages(app, processor, ending)
+    _pages(app, settings, processor, ending)
     return app
 
 
@@ -203,7 +204,10 @@ def _agents(app: Any, settings: Settings, check_in: CheckIn) -> None:
     agent("users")
 
 
-def _pages(app: Any, processor: Processor, ending: threading.Event) -> None:
+def _pages(app: Any, settings: Settings, processor: Processor, ending: threading.Event) -> None:
+    observer = Observer(settings, ending)
+    threading.Thread(target=observer.run, name="observer", daemon=True).start()
+
     @app.page("/healthz")  # type: ignore[untyped-decorator]
     async def healthz(web: Any, _: Any) -> Any:
         return web.json({"ok": not ending.is_set(), **processor.health()}, status=503 if ending.is_set() else 200)
@@ -214,7 +218,7 @@ def _pages(app: Any, processor: Processor, ending: threading.Event) -> None:
 
     @app.page("/lag")  # type: ignore[untyped-decorator]
     async def lag(web: Any, _: Any) -> Any:
-        return web.json(processor.lag())
+        return web.json(observer.rows())
 
 
 def _credentials(settings: Kafka) -> Any:

@@ -1,12 +1,48 @@
-"""How far a consumer group is (pure): offsets in, rows of kafka-consumer-groups out, and seconds behind.
+"""How far a consumer group is, and how it fares (pure): offsets in, rows of kafka-consumer-groups and states out.
 
 Transaction markers take offsets but are no records: what counts is the first *record* at or after the committed offset.
+
+States follow LinkedIn Burrow (its wiki, Consumer Lag Evaluation Rules; core/internal/evaluator): rules over the last
+looks at a partition, no threshold. Looks are WINDOW in number and so far apart that all of them together span more than
+the longest pause between two commits of a role that is well. In this order:
+
+    REWIND  a committed offset went back. Burrow asks this after the next rule; here it would apply events twice
+    OK      some look saw no lag, or there are not yet WINDOW looks
+    STOP    lag, and in all looks the offset stood still, and so did every other offset of its group
+    STALL   the same, but the group committed elsewhere: it lives, this partition does not get on
+    WARN    the offset moves on, and the lag never went down
+    OK      everything else
+
+Burrow reads commits with their times from __consumer_offsets, where STALL is the same offset committed again and again.
+Our roles commit only what has changed, so that a live group is told by its other partitions.
 """
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
 
+import msgspec
 from msgspec import Struct
+
+WINDOW = 10  # looks, as Burrow keeps
+SPAN = 1.5  # longest pause between two commits, times this: what WINDOW looks span
+SHORTEST_SPAN_MS = 4_000
+Place = tuple[str, str, int]  # group, topic, partition
+
+
+class State(StrEnum):
+    """How a partition of a group fares."""
+
+    OK = "OK"
+    WARN = "WARN"
+    STOP = "STOP"
+    STALL = "STALL"
+    REWIND = "REWIND"
+
+
+FAILING = (State.STOP, State.STALL, State.REWIND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +70,20 @@ class Row(Struct, frozen=True):
     end: int
     lag: int
     behind_s: float
+    state: State = State.OK
+
+
+class Look(Struct, frozen=True, array_like=True):
+    """One look at a partition of a group."""
+
+    at_ms: int
+    committed: int | None
+    lag: int
+    group_committed: int  # sum over all offsets of the group: whether it committed anything
 
 
 def row(observed: Observed, now_ms: int) -> Row:
-    """Judge one partition: lag 0 when no record is left to read, whatever markers follow."""
+    """Measure one partition: lag 0 when no record is left to read, whatever markers follow."""
     if observed.first_offset is None:
         lag, behind_s = 0, 0.0
     else:
@@ -51,3 +97,59 @@ def row(observed: Observed, now_ms: int) -> Row:
 def total(rows: Iterable[Row]) -> int:
     """Lag of all rows together."""
     return sum(one.lag for one in rows)
+
+
+def state(looks: Sequence[Look], window: int = WINDOW) -> State:
+    """Judge a partition by its last looks, oldest first (see the module's docstring)."""
+    if any(_went_back(before.committed, after.committed) for before, after in pairwise(looks)):
+        return State.REWIND
+    if len(looks) < window or any(look.lag == 0 for look in looks):
+        return State.OK
+    first, last = looks[0], looks[-1]
+    if first.committed == last.committed:
+        return State.STOP if first.group_committed == last.group_committed else State.STALL
+    if all(after.lag >= before.lag for before, after in pairwise(looks)):
+        return State.WARN
+    return State.OK
+
+
+def _went_back(before: int | None, after: int | None) -> bool:
+    return before is not None and (after is None or after < before)
+
+
+def interval_s(longest_pause_ms: int) -> float:
+    """Time between two looks, given the longest pause between two commits of a role that is well."""
+    return max(SHORTEST_SPAN_MS, SPAN * longest_pause_ms) / 1000 / (WINDOW - 1)
+
+
+class Watch:
+    """The last looks at every partition of every group."""
+
+    def __init__(self, looks: Mapping[Place, Iterable[Look]] | None = None) -> None:
+        self.looks: dict[Place, deque[Look]] = {at: deque(some, WINDOW) for at, some in (looks or {}).items()}
+
+    def add(self, rows: Sequence[Row], at_ms: int) -> list[Row]:
+        """Take one look; give the rows with their states."""
+        sums: dict[str, int] = {}
+        for one in rows:
+            sums[one.group] = sums.get(one.group, 0) + (one.committed or 0)
+        told = []
+        for one in rows:
+            looks = self.looks.setdefault((one.group, one.topic, one.partition), deque(maxlen=WINDOW))
+            looks.append(Look(at_ms, one.committed, one.lag, sums[one.group]))
+            told.append(msgspec.structs.replace(one, state=state(looks)))
+        return told
+
+    def undecided(self) -> bool:
+        """Whether another look may still tell more: a partition lags, was never seen to get on, and the window is not
+        full.
+        """  # noqa: D205
+        return any(len(looks) < WINDOW and not _gets_on(looks) for looks in self.looks.values())
+
+
+def _gets_on(looks: Iterable[Look]) -> bool:
+    """Whether it is certain that a full window will be no worse than OK."""
+    found = list(looks)
+    return any(one.lag == 0 for one in found) or any(
+        after.lag < before.lag and after.committed != before.committed for before, after in pairwise(found)
+    )

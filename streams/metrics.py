@@ -24,3 +24,16 @@ PROGRESS_MS = Gauge(
     "headrace_progress_ms", "largest event time of an input's partition, epoch ms", ["topic", "partition"]
 )
 CHECKED = Counter("headrace_checked", "items and users checked in, by topic and verdict", ["topic", "verdict"])
+GROUP_LAG = Gauge(
+    "kafka_consumergroup_lag", "records that a group has not committed yet", ["group", "topic", "partition"]
+)
+GROUP_BEHIND = Gauge(
+    "kafka_consumergroup_lag_seconds",
+    "time since the arrival of the first record that a group has not committed yet",
+    ["group", "topic", "partition"],
+)
+GROUP_STATE = Gauge(
+    "kafka_consumergroup_state",
+    "1 for the state that a partition of a group is in: OK, WARN, STOP, STALL, REWIND",
+    ["group", "topic", "partition", "state"],
+)

@@ -126,7 +126,7 @@ def test_lag_in_a_pipe_is_json(settings: SettingsFactory, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"sent": {"clicks": 1}, "bad": 0}
     rows = json.loads(command("lag", cwd=tmp_path, settings=mine).stdout)
-    assert set(rows[0]) == {"group", "topic", "partition", "committed", "end", "lag", "behind_s"}
+    assert set(rows[0]) == {"group", "topic", "partition", "committed", "end", "lag", "behind_s", "state"}
     assert sum(row["lag"] for row in rows) == 1
     record = json.loads(command("tail", "clicks", cwd=tmp_path, settings=mine).stdout)
     assert record["value"]["item_id"] == "i"

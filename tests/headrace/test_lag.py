@@ -8,6 +8,7 @@ from confluent_kafka import Producer, TopicPartition
 from contract import kafka as edge
 from contract.settings import Settings
 from headrace import offsets
+from streams import groups
 from streams.lag import Observed, Row, row, total
 from tests.conftest import SettingsFactory
 
@@ -94,7 +95,7 @@ def test_every_group_has_its_rows(settings: SettingsFactory) -> None:
     mine = settings(**{"kafka.partitions": 3})
     edge.create_topics(mine)
     rows = offsets.lag(mine)
-    assert {r.group for r in rows} == {mine.names.group(role) for role in offsets.READS}
+    assert {r.group for r in rows} == {mine.names.group(role) for role in groups.READS}
     assert len([r for r in rows if r.topic == mine.names.topic("clicks")]) == 3
     assert total(rows) == 0
 
@@ -104,9 +105,9 @@ def test_many_records_are_measured_by_offsets(settings: SettingsFactory) -> None
     mine = settings(**{"kafka.partitions": 1})
     edge.create_topics(mine)
     writer = edge.producer(mine.kafka)
-    for n in range(offsets.COUNTED_RECORDS + 500):
+    for n in range(groups.COUNTED_RECORDS + 500):
         edge.produce(writer, mine.names.topic("clicks"), b"{}", b"%d" % n)
     writer.flush(20)
     (found,) = [r for r in offsets.lag(mine) if r.topic == mine.names.topic("clicks")]
-    assert found.lag == offsets.COUNTED_RECORDS + 500
+    assert found.lag == groups.COUNTED_RECORDS + 500
     assert found.behind_s > 0
