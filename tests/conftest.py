@@ -9,7 +9,6 @@ Each server runs on a leash (headrace/leash.py): when this process ends, even by
 """
 
 import contextlib
-import itertools
 import os
 import subprocess
 import sys
@@ -35,7 +34,6 @@ QUICK = {
     "publish.interval_ms": 1_000,
     "publish.max_wait_ms": 1_000,
 }
-_numbers = itertools.count()
 
 
 def pytest_configure() -> None:
@@ -85,18 +83,17 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"redis://127.0.0.1:{port}/0"
 
 
-@pytest.fixture
-def settings(kafka: Kafka, redis_url: str, tmp_path: Path) -> SettingsFactory:
+@pytest.fixture(scope="session")
+def settings(kafka: Kafka, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> SettingsFactory:
     """Make settings of a test; the call's dotted names override."""
 
     def make(**overrides: Any) -> Settings:
         taken: list[int] = []
         for _ in range(4):
             taken.append(ports.free(taken=taken))
-        number = next(_numbers)
         own = {
             "topic_prefix": f"t{uuid.uuid4().hex[:10]}.",
-            "data_dir": tmp_path / f"headrace{number}",
+            "data_dir": tmp_path_factory.mktemp("headrace") / "data",
             "kafka.bootstrap_servers": kafka.bootstrap_servers,
             "redis.url": redis_url,
             **dict(zip(("streams.port", "train.port", "publisher.port", "server.port"), taken, strict=True)),

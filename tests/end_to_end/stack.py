@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from contract.kafka import create_topics, produce, producer
+from contract.kafka import create_topics, partition_of, produce, producer
 from contract.messages import Click, Exposure, Item, encode_json
 from contract.redis import connect
 from contract.settings import Settings, environment_of
@@ -80,6 +80,16 @@ class Stack:
         done = self.command(*arguments)
         assert done.returncode == 0, f"headrace {' '.join(arguments)}: {done.stdout}{done.stderr}{self.tail()}"
         return json.loads(done.stdout)
+
+    def lines(self, *arguments: str) -> list[Any]:
+        """JSON documents that a command prints, one a line."""
+        done = self.command(*arguments)
+        assert done.returncode == 0, f"headrace {' '.join(arguments)}: {done.stdout}{done.stderr}"
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def partition_of(self, user: str) -> int:
+        """Partition of a user's events."""
+        return partition_of(user.encode(), self.settings.kafka.partitions)
 
     def get(self, path: str) -> Any:
         """JSON of the recall server's answer."""
