@@ -177,7 +177,8 @@ def brute_clicks_only(case: Case, rules: Rules) -> dict[str, Any]:
     """The same for click-only mode."""
     length = rules.history_length
     verdicts, _ = prefix(case.clicks, rules)
-    dead, samples, counts = [], [], {}
+    dead, samples = [], []
+    counts: dict[Any, int] = {}
     seen = set()
     rings: dict[str, list[Any]] = {}
     for c, row in enumerate(case.clicks):
