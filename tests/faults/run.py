@@ -7,6 +7,7 @@ exit 1 if anything was lost, doubled or torn, or a query failed.
 
 import argparse
 import random
+import signal
 import statistics
 import sys
 import tempfile
@@ -17,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.faults.bench import disk, running
+from headrace.process import wait_until
+from tests.faults.bench import Bench, disk, running
 from tests.faults.faults import FAULTS
 from tests.faults.verdict import Verdict, judge
 
@@ -87,19 +89,24 @@ def deal(seed: int, count: int, runs: int, only: Sequence[str] = ()) -> list[lis
     return hands
 
 
+def inflict(bench: Bench, names: Sequence[str], least_s: float) -> list[str]:
+    """Faults one after another under `least_s` of traffic at least; what did not recover."""
+    streaming = time.monotonic()
+    for name in names:
+        bench.pause(*GAP_S)
+        FAULTS[name](bench)
+    wait_until(lambda: not bench.recoveries.open(), RECOVERED_S)
+    time.sleep(max(1.0, least_s - (time.monotonic() - streaming)))
+    bench.feeder.stop()
+    return [f"not recovered: {waiting.role}" for waiting in bench.recoveries.waiting()]
+
+
 def run_once(home: Path, seed: int, names: Sequence[str], rate: float) -> Account:
     """One stack, its faults one after another, and the audit."""
     begun = time.monotonic()
     with disk(home / "files") as files, running(home, seed, rate, is_tmpfs=files.is_tmpfs) as bench:
         streaming = time.monotonic()
-        for name in names:
-            bench.pause(*GAP_S)
-            FAULTS[name](bench)
-        while bench.recoveries.open() and time.monotonic() - streaming < RECOVERED_S + LEAST_S:
-            time.sleep(0.2)
-        time.sleep(max(1.0, LEAST_S - (time.monotonic() - streaming)))
-        bench.feeder.stop()
-        problems = [f"not recovered: {waiting.role}" for waiting in bench.recoveries.waiting()]
+        problems = inflict(bench, names, LEAST_S)
         verdict = judge(bench)
         prober = bench.prober
         prober.stop()
@@ -164,6 +171,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[], choices=sorted(FAULTS), help="deal these alone")
     parser.add_argument("--keep", type=Path, help="keep the runs' logs in this directory")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # unmount and stop everything on the way out
     accounts: list[Account] = []
     crashed = 0
     for number, hand in enumerate(deal(asked.seed, asked.faults, asked.runs, asked.only)):
