@@ -22,10 +22,12 @@ from headrace import baselines
 from headrace.positives import I64, Positives, positives_of
 from headrace.variants import Variant, with_settings
 from headrace.world import World
+from trainer.batch import Batch
 from trainer.days import Days
 from trainer.evaluate import KS, Recall
-from trainer.learner import Learner
+from trainer.learner import Learner, Pairs
 from trainer.model import Model
+from trainer.self_supervision import Catalogue
 
 HALF_LIVES = (250.0, 1_000.0, 2_000.0, 5_000.0, 20_000.0)
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
@@ -60,8 +62,16 @@ class _Ranks(Recall):
 class _AllOnline(Learner):
     """Learns every parameter with every batch."""
 
-    def learn(self, model: Model, batch: Any, *, everything: bool) -> float:  # noqa: ARG002
-        loss = super().learn(model, batch, everything=True)
+    def learn(
+        self,
+        model: Model,
+        batch: Batch,
+        pairs: Pairs,
+        *,
+        everything: bool,  # noqa: ARG002  (always)
+        catalogue: Catalogue | None = None,
+    ) -> float:
+        loss = super().learn(model, batch, pairs, everything=True, catalogue=catalogue)
         self.state.all_moved()
         return loss
 
