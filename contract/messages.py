@@ -208,6 +208,7 @@ class Served(Struct, frozen=True, array_like=True, gc=False):
     version: int
     previous: int  # what a rollback goes to; 0: none
     ts_ms: int  # wall time of the decision
+    previous_namespace: str = ""  # of `previous`, where that is another one: this namespace was promoted
 
 
 T = TypeVar("T")

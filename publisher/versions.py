@@ -58,7 +58,8 @@ def should_serve(pointer: Served | None, namespace: str, version: int) -> bool:
     """
     if pointer is None:
         return True
-    return pointer.namespace == namespace and version > max(pointer.version, pointer.previous)
+    before = 0 if pointer.previous_namespace else pointer.previous
+    return pointer.namespace == namespace and version > max(pointer.version, before)
 
 
 def serve(pointer: Served | None, namespace: str, version: int, ts_ms: int) -> Served:
