@@ -8,6 +8,7 @@ from confluent_kafka import Message
 from contract import log
 from contract.errors import InternalError
 from contract.messages import Click, Exposure, HardNegatives, RankingDrop
+from streams.course import Course
 from streams.door import Door, Homes, Refused
 from streams.idleness import Lane
 from streams.inputs import Inputs
@@ -47,12 +48,21 @@ class Poison:
 class Feed:
     """Feeds one worker's cores; what bypasses them (ranking-drops, their dead letters, positions) waits here."""
 
-    def __init__(self, inputs: Inputs, partitions: int, max_skew_ms: int, max_ahead_ms: int, count: Counter) -> None:
+    def __init__(
+        self,
+        inputs: Inputs,
+        partitions: int,
+        max_skew_ms: int,
+        max_ahead_ms: int,
+        count: Counter,
+        course: Course | None = None,
+    ) -> None:
         homes = Homes(partitions)
         self.exposures, self.clicks = Door(Exposure, homes), Door(Click, homes)
         self._ranking_drops = Door(RankingDrop, homes)
         self._inputs, self._count = inputs, count
         self._max_skew_ms, self._max_ahead_ms = max_skew_ms, max_ahead_ms
+        self.course = course or Course(None)
         self.poison = Poison()
         self.positions: dict[Lane, int] = {}
         self._drops: dict[int, list[HardNegatives]] = {}
@@ -73,23 +83,32 @@ class Feed:
 
         Raises PoisonError when the core fails on a record.
         """
-        events = sum(
-            self._input(join, source, partition)
-            for source in (("exposures", "clicks") if "exposures" in self._inputs.joined else ("clicks",))
-        )
+        sources: tuple[Source, ...] = ("exposures", "clicks") if "exposures" in self._inputs.joined else ("clicks",)
+        events = 0
+        while True:
+            events += sum(self._input(join, source, partition) for source in sources)
+            advance = self.course.due(partition, join.position)
+            if advance is None:
+                break
+            join.repeat(advance)
+            events += 1
         return events + self._hard_negatives(partition) + self._deletions(join, partition)
 
     def _input(self, join: Join, source: Source, partition: int) -> int:
         lane, events = (source, partition), 0
+        limit = self.course.limit(source, partition)
         if self._inputs.waiting(lane):
             if self._too_far_ahead(join, source, partition):
                 self._inputs.hold(lane)
                 return 0
-            messages = self._inputs.take(lane)
+            messages = self._inputs.take(lane, limit)
             events = len(messages)
             self._events(join, source, partition, messages)
             self._count(source, events)
         end = self._inputs.end(lane)
+        if limit is not None and self._inputs.reaches(lane, limit):
+            self._inputs.hold(lane)
+            end = limit
         if end is not None and self.positions.get(lane) != end:
             join.end_of_partition(source, end)
             self.positions[lane] = end
@@ -123,12 +142,16 @@ class Feed:
         mine = join.progress_ms(source)
         if mine is None or other not in self._inputs.joined or self._inputs.end((other, partition)) is not None:
             return False
+        limit = self.course.limit(other, partition)
+        if limit is not None and join.position(other) >= limit:  # it waits, too
+            return False
         theirs = join.progress_ms(other)
         return theirs is None or mine - theirs > self._max_ahead_ms
 
     def _hard_negatives(self, partition: int) -> int:
         lane = ("ranking-drops", partition)
-        messages = self._inputs.take(lane)
+        limit = self.course.limit(*lane)
+        messages = self._inputs.take(lane, limit)
         for message in messages:
             offset = cast("int", message.offset())
             try:
@@ -140,7 +163,7 @@ class Feed:
             self._drops.setdefault(partition, []).append(
                 HardNegatives(drop.user_id, drop.ts_ms, drop.items, offset, drop.request_id or "", drop.stage)
             )
-        return self._passed(lane, messages)
+        return self._passed(lane, messages, limit)
 
     def _ranking_drop(self, message: Message, partition: int) -> RankingDrop:
         drop = self._ranking_drops.enter(message.value(), partition)
@@ -159,9 +182,12 @@ class Feed:
                 join.forget_user(key.decode("utf-8", "replace"))
         return self._passed(lane, messages)
 
-    def _passed(self, lane: Lane, messages: list[Message]) -> int:
+    def _passed(self, lane: Lane, messages: list[Message], limit: int | None = None) -> int:
         """Note how far an input beside the join is read."""
         end = self._inputs.end(lane)
+        if limit is not None and self._inputs.reaches(lane, limit):
+            self._inputs.hold(lane)
+            end = limit
         position = end if end is not None else cast("int", messages[-1].offset()) + 1 if messages else None
         if position is None or self.positions.get(lane) == position:
             return 0

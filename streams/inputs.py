@@ -1,6 +1,7 @@
 """The consumer side of the loop: what is assigned, fetched, at its end, silent, or paused for the other input."""
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from threading import Event
 from typing import Any, cast
@@ -105,15 +106,25 @@ class Inputs:
             self._idleness.moved(lane, time.monotonic())
         return self._inbox[lane]
 
-    def take(self, lane: Lane) -> list[Message]:
-        """Everything fetched of a lane and not taken yet, in order; resumes it if it was paused."""
-        messages = self._inbox[lane]
+    def take(self, lane: Lane, below: int | None = None) -> list[Message]:
+        """Everything fetched of a lane and not taken yet, in order (`below` an offset); resumes it if it was paused."""
+        messages, rest = self._inbox[lane], list[Message]()
+        if below is not None and messages and cast("int", messages[-1].offset()) >= below:
+            cut = bisect_left(messages, below, key=lambda message: cast("int", message.offset()))
+            messages, rest = messages[:cut], messages[cut:]
         if messages:
-            self._inbox[lane] = []
-        if lane in self._paused:
+            self._inbox[lane] = rest
+        if lane in self._paused and len(rest) <= self._stash:
             self._paused.discard(lane)
             self.consumer.resume([self._at(lane)])
         return messages
+
+    def reaches(self, lane: Lane, offset: int) -> bool:
+        """Whether nothing below an offset is left to fetch or to take."""
+        messages = self._inbox[lane]
+        if messages:
+            return cast("int", messages[0].offset()) >= offset
+        return self._ends.get(lane, -1) >= offset
 
     def hold(self, lane: Lane) -> None:
         """Leave a lane's records where they are: the other input is behind; paused once enough are fetched."""

@@ -138,6 +138,11 @@ class Join:
         self._output.advances.append(advance)
         return True
 
+    def repeat(self, advance: Advance) -> None:
+        """Make an advance that another namespace recorded; both inputs are read up to its positions, no further."""
+        self._apply(advance)
+        self._output.advances.append(advance)
+
     def _may_add(self, advance: Advance) -> bool:
         kept = self._advances
         if kept.has_room(advance) or kept.replaces_last(advance, lingering=self._exposures.lingering > 0):
@@ -180,6 +185,10 @@ class Join:
             return Commit(0, "", self._next_click, encode(start))
         exposures, clicks = self._prune()
         return Commit(self._next_exposure, encode(exposures), self._next_click, encode(clicks))
+
+    def position(self, source: Source) -> int:
+        """Offset after the last one read of an input."""
+        return self._next_exposure if source == "exposures" else self._next_click
 
     def progress_ms(self, source: Source) -> int | None:
         """M of an input; None before its first valid event."""

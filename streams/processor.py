@@ -16,7 +16,7 @@ from confluent_kafka import KafkaException, TopicPartition
 from contract import crash, log
 from contract.errors import RefusedError, UnreachableError
 from contract.settings import Settings
-from streams import metrics
+from streams import course, metrics
 from streams.feed import Feed
 from streams.inputs import Inputs
 from streams.join import Batch, Commit, Join, Rules
@@ -59,8 +59,14 @@ class Processor:
         self._last_commit_s = time.monotonic()
         self._report = Report()
         self._inputs = Inputs(settings, slot, ending, self._revoked, self._lost)
+        self._course = course.Course(course.load(settings.files))
         self._feed = Feed(
-            self._inputs, partitions, settings.join.max_skew_ms, settings.join.max_ahead_ms, self._report.count
+            self._inputs,
+            partitions,
+            settings.join.max_skew_ms,
+            settings.join.max_ahead_ms,
+            self._report.count,
+            self._course,
         )
         self._transactions = Transactions(settings, slot, ending)
         self._restorer = Restorer(
@@ -173,6 +179,8 @@ class Processor:
         """Tell each core which of its inputs are silent, when that changed or something was read since."""
         silent = self._inputs.silent()
         for partition, join in self._joins.items():
+            if not self._course.is_free(partition):
+                continue
             exposures = self._rules.clicks_only or ("exposures", partition) in silent
             clicks = ("clicks", partition) in silent
             before = self._idle.get(partition, (False, False, 0))
@@ -228,6 +236,7 @@ class Processor:
         crash.point("streams.rebuild")
         join = self._restorer.restore(partition, commit)
         self._joins[partition] = join
+        self._course.begin(partition, join.position("exposures"), join.position("clicks"))
         self._idle.pop(partition, None)
         self._last.pop(partition, None)
         if commit is not None:
