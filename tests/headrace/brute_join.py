@@ -178,7 +178,7 @@ def brute_clicks_only(case: Case, rules: Rules) -> dict[str, Any]:
     length = rules.history_length
     verdicts, _ = prefix(case.clicks, rules)
     dead, samples = [], []
-    counts: dict[Any, int] = {}
+    counts: dict[str, tuple[int, int]] = {}
     seen = set()
     rings: dict[str, list[Any]] = {}
     for c, row in enumerate(case.clicks):
