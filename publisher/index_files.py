@@ -47,6 +47,12 @@ class IndexManifest(msgspec.Struct, frozen=True):
     tensors: list[str]
     sha256: dict[str, str]
     update: Manifest
+    check: str = ""  # sha256 of this manifest without it
+
+    def checked(self) -> "IndexManifest":
+        """The manifest with the `check` that it should have."""
+        plain = msgspec.structs.replace(self, check="")
+        return msgspec.structs.replace(self, check=hashlib.sha256(msgspec.json.encode(plain)).hexdigest())
 
 
 def write(files: Path, namespace: str, model: Model) -> Path:
@@ -76,7 +82,7 @@ def write(files: Path, namespace: str, model: Model) -> Path:
             {name: _sha256(beside / name) for name in names},
             model.manifest,
         )
-        (beside / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+        (beside / "manifest.json").write_bytes(msgspec.json.encode(manifest.checked()))
         for name in (*names, "manifest.json"):  # 2
             _sync(beside / name)
         _sync(beside)
@@ -96,6 +102,8 @@ def read(directory: Path, namespace: str) -> Model:
     """Load a directory of index files; DataLossError when anything in it is not what was written."""
     try:
         manifest = msgspec.json.decode((directory / "manifest.json").read_bytes(), type=IndexManifest)
+        if manifest != manifest.checked():
+            raise DataLossError(f"{directory / 'manifest.json'} is not what was written (sha256 differs)")
         if manifest.format != FORMAT or manifest.namespace != namespace:
             raise DataLossError(
                 f"{directory} is format {manifest.format} of namespace {manifest.namespace}, "

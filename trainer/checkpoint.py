@@ -36,7 +36,7 @@ DIGITS = 8
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
-    """What a checkpoint is; `sha256` by file name is filled when it is written."""
+    """What a checkpoint is; `sha256` by file name, and `check` of the manifest itself, are filled on writing."""
 
     epoch: int
     version: int
@@ -46,6 +46,12 @@ class Manifest(Struct, frozen=True, kw_only=True):
     shape: dict[str, int]  # what the arrays' widths depend on
     lanes: list[list[Any]]  # Merge.state
     sha256: dict[str, str] = {}
+    check: str = ""
+
+    def checked(self) -> "Manifest":
+        """The manifest with the `check` that it should have."""
+        plain = msgspec.structs.replace(self, check="")
+        return msgspec.structs.replace(self, check=hashlib.sha256(msgspec.json.encode(plain)).hexdigest())
 
 
 @contextlib.contextmanager
@@ -65,8 +71,9 @@ def locked(directory: Path) -> Iterator[None]:
 def save(directory: Path, manifest: Manifest, packed: Packed) -> Path:
     """Write the next checkpoint and remove those beyond the last KEPT; gives its directory.
 
-    Raises RefusedError when a newer epoch has written here.
+    Raises RefusedError when a newer epoch has written here, OSError when the disk is full; then nothing is left behind.
     """
+    _clean(directory)  # what was begun when a trainer was killed may be what fills the disk
     numbers = _numbers(directory)
     if numbers and (last := _manifest(directory / _name(numbers[-1]))) is not None and last.epoch > manifest.epoch:
         raise RefusedError(f"{directory} was taken over by another trainer (epoch {last.epoch} > {manifest.epoch})")
@@ -79,16 +86,20 @@ def save(directory: Path, manifest: Manifest, packed: Packed) -> Path:
         "plain.msgpack": msgspec.msgpack.encode(packed.plain),
     }
     sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    files["manifest.json"] = msgspec.json.encode(msgspec.structs.replace(manifest, sha256=sums))
-    for name, data in files.items():
-        with (temporary / name).open("wb") as file:
-            file.write(data)
-            file.flush()
-            crash.point("trainer.before_fsync")
-            os.fsync(file.fileno())
-    _sync(temporary)
-    crash.point("trainer.before_rename")
-    temporary.rename(target)
+    files["manifest.json"] = msgspec.json.encode(msgspec.structs.replace(manifest, sha256=sums).checked())
+    try:
+        for name, data in files.items():
+            with (temporary / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                crash.point("trainer.before_fsync")
+                os.fsync(file.fileno())
+        _sync(temporary)
+        crash.point("trainer.before_rename")
+        temporary.rename(target)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     crash.point("trainer.after_rename")
     _sync(directory)
     _clean(directory)
@@ -118,7 +129,7 @@ def load(directory: Path) -> tuple[Manifest, Packed] | None:
 def _read(path: Path) -> tuple[Manifest, Packed]:
     manifest = _manifest(path)
     if manifest is None:
-        raise DataLossError(f"{path / 'manifest.json'} does not decode")
+        raise DataLossError(f"{path / 'manifest.json'} is not what was written")
     data = {}
     for name, wanted in manifest.sha256.items():
         try:
@@ -136,9 +147,10 @@ def _read(path: Path) -> tuple[Manifest, Packed]:
 
 def _manifest(path: Path) -> Manifest | None:
     try:
-        return msgspec.json.decode((path / "manifest.json").read_bytes(), type=Manifest)
+        found = msgspec.json.decode((path / "manifest.json").read_bytes(), type=Manifest)
     except (OSError, msgspec.DecodeError):
         return None
+    return found if found == found.checked() else None
 
 
 def _numbers(directory: Path) -> list[int]:
