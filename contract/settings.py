@@ -130,7 +130,7 @@ class Model(_Group):
     prior_half_lives: list[Annotated[float, Field(ge=1)]] = Field(
         [250, 1_000, 5_000, 20_000, 100_000],
         max_length=16,
-        description="half-lives, in clicks, whose weights are learned, and epsilon and beta with them; []: none is learned",
+        description="half-lives, in clicks, whose betas are learned; []: one half-life and the fixed prior_weight",
     )
     prior_rate: float = Field(0.03, ge=0, le=10, description="learning rate of the half-lives' weights")
 
