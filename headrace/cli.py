@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 
 from contract.errors import HeadraceError
-from headrace import commands_data, commands_evaluate, commands_lag, commands_recall, commands_stack
+from headrace import commands_data, commands_evaluate, commands_lag, commands_namespace, commands_recall, commands_stack
 
 INTERRUPTED = 130
 app = typer.Typer(
@@ -22,7 +22,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (commands_stack, commands_recall, commands_lag, commands_data, commands_evaluate):
+for commands in (
+    commands_stack,
+    commands_recall,
+    commands_lag,
+    commands_data,
+    commands_namespace,
+    commands_evaluate,
+):
     commands.register(app)
 
 

@@ -1,8 +1,6 @@
-"""produce, tail, replay, audit: events in, records out, and whether they agree."""
+"""produce, tail, audit: events in, records out, and whether they agree."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +8,7 @@ import typer
 
 from contract.errors import BadInputError
 from headrace import options, show
+from headrace.bars import bar
 
 if TYPE_CHECKING:
     from contract.settings import Settings
@@ -19,7 +18,7 @@ RawTopic = Annotated[str, typer.Argument(help="exposures, clicks, items, users o
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (produce, tail, replay, audit):
+    for command in (produce, tail, audit):
         app.command()(command)
 
 
@@ -56,7 +55,7 @@ def produce(
     if directory is not None:
         if topic or delete:
             raise BadInputError("--dir names its topics itself: leave TOPIC and --delete out")
-        with _bar("replaying") as (progress, _):
+        with bar("replaying") as (progress, _):
             sent = producing.replay_directory(settings, directory, speed, progress, resume)
         _say_sent(sent, 0, as_json)
     elif topic is None:
@@ -73,7 +72,7 @@ def _lines(
     from streams import produce as producing  # noqa: PLC0415
 
     more: dict[str, Any] = {"rate": rate, "skip_bad": skip_bad}
-    with _bar(f"writing {topic}") as (progress, complain):
+    with bar(f"writing {topic}") as (progress, complain):
         more |= {"progress": lambda done: progress(done, 0), "complain": complain}
         if file is None or str(file) == "-":
             found = producing.produce_lines(settings, topic, sys.stdin.buffer, "standard input", **more)
@@ -88,21 +87,6 @@ def _say_sent(sent: dict[str, int], bad: int, as_json: bool) -> None:
         return
     text = ", ".join(f"{count:,} to {topic}" for topic, count in sent.items())
     show.out().print(f"sent {text}" + (f"; {bad:,} bad lines skipped" if bad else ""))
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[tuple[Callable[[int, int], object], Callable[[str], object]]]:
-    """Progress (done, in all or 0) and complaints, both on standard error; the bar on a terminal only."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
-
-    console = show.err()
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield (
-            lambda done, total: bar.update(task, completed=done, total=total or None),
-            lambda text: console.print(text, markup=False),
-        )
 
 
 def tail(
@@ -145,31 +129,6 @@ def _readable(record: Any) -> Any:
     return Text.assemble((f"{record.partition}/{record.offset} {record.key or ''} ", "dim"), value, (headers, "dim"))
 
 
-def replay(
-    dlq: Annotated[
-        str, typer.Option("--dlq", metavar="TOPIC", help="re-send this raw topic's dead letters, each once")
-    ],
-    execute: Annotated[bool, typer.Option("--execute", help="do it; without this it only counts")] = False,
-    bootstrap_server: options.Bootstrap = None,
-    namespace: options.Namespace = None,
-    set_: options.Sets = None,
-    as_json: options.AsJson = False,
-) -> None:
-    """Re-send dead letters after a fix; they are judged like any other event."""
-    settings = options.settings(bootstrap_server, None, namespace, set_)
-    from streams import replay as replaying  # noqa: PLC0415
-
-    found = replaying.execute(settings, dlq) if execute else replaying.plan(settings, dlq)
-    if show.wants_json(as_json):
-        show.print_json({"executed": execute} | found._asdict())
-        return
-    letters = dict.fromkeys([*found.resend, *found.cut, *found.replayed])
-    counts = [[reason, *(one.get(reason, 0) for one in found[1:])] for reason in letters]
-    columns = ("reason", *found._fields[1:])
-    show.out().print(show.table(columns, counts, right=columns[1:]))
-    show.out().print(found.text if execute else f"{found.text} (nothing was sent: --execute does it)", markup=False)
-
-
 def audit(
     bootstrap_server: options.Bootstrap = None,
     redis_url: options.RedisUrl = None,
@@ -181,7 +140,7 @@ def audit(
     settings = options.settings(bootstrap_server, redis_url, namespace, set_)
     from headrace import audit as auditing  # noqa: PLC0415
 
-    with _bar("reading") as (progress, _):
+    with bar("reading") as (progress, _):
         checks = auditing.audit(settings, progress)
     if show.wants_json(as_json):
         show.print_json(checks)

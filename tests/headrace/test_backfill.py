@@ -1,14 +1,21 @@
 """A second namespace beside the live one: replayed exactly, promoted without a failed query, dropped whole."""
 
+import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
 
 from contract import kafka as edge
-from contract.messages import Click, Exposure, Sample, SampleRecord
+from contract.messages import Click, Exposure, Item, Sample, SampleRecord
+from contract.redis import connect
 from contract.settings import Settings
+from publisher.store import read_status
 from streams import backfill, course
 from tests.conftest import SettingsFactory
+from tests.end_to_end.stack import Stack, running
 from tests.streams.evidence import (
     PARTITIONS,
     SHORT,
@@ -111,3 +118,146 @@ def test_from_the_beginning_everything_is_the_same(settings: SettingsFactory) ->
     with worker(live):
         wait(lambda: caught_up(live))
     assert same_as_offline(live)["samples"] > len(samples(again))
+
+
+def test_from_a_later_time_the_ids_are_the_same(settings: SettingsFactory) -> None:
+    """From T on: every sample of which an event arrived since T, though both logs are read from before T in silence.
+
+    Nothing is told twice: samples, outcomes and dead letters of what was read in silence are not written again.
+    """
+    live = settings(**SHORT)
+    live_run(live)
+    since_ms = time.time_ns() // 1_000_000
+    send(live, stream(250, seed=7, start_ms=START_MS + 760_000))
+    with worker(live):
+        wait(lambda: caught_up(live))
+    plan = planned(live, "later", since_ms=since_ms)
+    assert all(sum(plan.starts[s]) > sum(plan.needed[s]) for s in ("exposures", "clicks"))
+    later = samples(replay(live, plan))
+    homes = {key: edge.partition_of(key[0].encode(), PARTITIONS) for key in samples(live)}
+    expected = {
+        key
+        for key, one in samples(live).items()
+        if one.exposure_offset >= plan.starts["exposures"][homes[key]]
+        or one.click_offset >= plan.starts["clicks"][homes[key]]
+    }
+    assert 50 < len(expected) < len(homes)
+    assert expected == set(later)
+
+
+def test_a_worker_that_dies_goes_on_along_the_course(settings: SettingsFactory) -> None:
+    """Stopped again and again between two recorded advances, a replay still gives the same samples, each once."""
+    live = settings(**SHORT)
+    live_run(live)
+    plan = planned(live, "torn")
+    news = named(settings(**SHORT, **{"streams.commit_interval_ms": 10, "streams.batch_records": 20}), "torn")
+    news = live.model_copy(update={"namespace": "torn", "streams": news.streams})
+    edge.create_topics(news)
+    course.save(news.files, plan)
+    for _ in range(4):
+        with worker(news):
+            time.sleep(0.4)
+    with worker(news):
+        wait(lambda: _stopped(news, plan))
+    assert samples(news) == samples(live)
+
+
+@pytest.fixture
+def stack(settings: SettingsFactory, tmp_path: Path) -> Iterator[Stack]:
+    """All live roles, with some samples learned and served."""
+    small = {"kafka.partitions": PARTITIONS, "train.batch": 32, "join.idle_timeout_ms": 2_000}
+    live = settings(**SHORT, **small)
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    with running(live, logs) as made:
+        made.send([Item(f"i{n}", START_MS) for n in range(60)])
+        send(live, stream(600))
+        made.until("a model is served", lambda: made.learned() > 100 and made.get("/healthz")["ready"], 90)
+        yield made
+
+
+class Load:
+    """Queries without a pause while the block runs; what they answered, and what failed."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.failed: list[str] = []
+        self.answers: list[tuple[str, int]] = []
+        self._stack, self._over = stack, threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(2)]
+
+    def _ask(self, n: int) -> None:
+        while not self._over.is_set():
+            n += 1
+            begun = time.monotonic()
+            try:
+                answer = self._stack.get(f"/recall/u{n % 40}?k=5")
+                self.answers.append((answer["namespace"], len(answer["candidates"])))
+            except OSError as error:
+                self.failed.append(repr(error))
+            if time.monotonic() - begun > 1:
+                self.failed.append(f"{time.monotonic() - begun:.1f} s")
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def traces(settings: Settings) -> list[str]:
+    """Topics, groups, Redis keys and files that carry a namespace's name."""
+    client = edge.admin(settings.kafka)
+    mine = f"{settings.names.prefix}{settings.namespace}."
+    groups = [g.group_id for g in client.list_consumer_groups().result(10).valid]
+    keys = [key.decode() for key in connect(settings.redis).scan_iter(match=f"{settings.names.key()}:*")]  # type: ignore[union-attr]
+    files = [str(settings.files)] if settings.files.exists() else []
+    return [name for name in (*edge.partition_counts(client), *groups) if name.startswith(mine)] + keys + files
+
+
+def refused(stack: Stack, *arguments: str) -> str:
+    """One line of a command that is refused."""
+    done = stack.command(*arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    return done.stderr
+
+
+@pytest.mark.timeout(300)
+def test_replay_promote_rollback_drop(stack: Stack) -> None:
+    """As a user runs it: a dry run makes nothing; a replay gives the same samples, learned and whole, beside live ones.
+
+    It is promoted, and gone back from, without a failed query; while it is served it is not dropped, then nothing of
+    it is left. The live groups are not rewound.
+    """
+    live = stack.settings
+    again = named(live, "again")
+    dry = stack.answer("replay", "--as", "again")
+    assert sum(span["events"] for span in dry["reads"]) == sum(dry["estimate"]["events"].values()) > 600
+    assert traces(again) == []
+    for arguments in (("--since", "0"), ("--as", "live", "--execute"), ("--since", "0", "--as", "live", "--execute")):
+        assert "headrace replay --as NAME" in refused(stack, "replay", *arguments)
+    done = stack.answer("replay", "--as", "again", "--execute")
+    assert (done["samples"]["missing"], done["samples"]["extra"], done["samples"]["other_content"]) == (0, 0, 0)
+    assert done["samples"]["same"] == len(samples(live)) == len(samples(again)) > 100
+    assert read_status(connect(live.redis), live.names)["namespace"] == "live"
+    assert "no whole version" in refused(stack, "promote", "nowhere")
+    with Load(stack) as load:
+        promoted = stack.answer("promote", "again")
+        assert (promoted["namespace"], promoted["answering"]) == ("again", True)
+        assert "is served" in refused(stack, "drop", "again")
+        back = stack.answer("rollback")
+        assert (back["namespace"], back["answering"]) == ("live", True)
+        forth = stack.answer("rollback")
+        assert (forth["namespace"], forth["version"]) == ("again", promoted["version"])
+        stack.answer("promote", "live")
+    assert load.failed == []
+    assert {name for name, _ in load.answers} == {"live", "again"}
+    assert {count for _, count in load.answers} == {5}
+    assert traces(again)
+    stack.answer("drop", "again")
+    assert traces(again) == []
+    assert traces(live)
