@@ -43,7 +43,12 @@ class Member:
 
     def start(self) -> None:
         """Start it."""
-        environment = {**os.environ, **self.environment, "CRASH_POINT": self.crash_point}
+        environment = {
+            **os.environ,
+            **self.environment,
+            "CRASH_POINT": self.crash_point,
+            "PYTHONFAULTHANDLER": "1",  # SIGABRT tells where a process hangs
+        }
         self.crash_point = ""
         with self.log.open("ab") as out:
             self.leash = subprocess.Popen(
@@ -216,6 +221,11 @@ class Fleet:
                 leash.stdin.close()
             for leash in leashes:
                 leash.wait(60)
+
+    def stacks(self) -> None:
+        """Let every role write its threads' stacks to its log and end."""
+        for name in self.names():
+            self.hold(name, signal.SIGABRT)
 
     def tail(self, name: str, characters: int = 1_500) -> str:
         """Last lines of a member's log."""

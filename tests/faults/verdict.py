@@ -50,6 +50,7 @@ def settle(bench: Bench) -> float:
         if now - calm_since >= CALM_S:
             return calm_since - begun
         if now - begun > SETTLED_S:
+            bench.fleet.stacks()
             tails = "\n".join(f"--- {name}\n{bench.fleet.tail(name)}" for name in bench.fleet.names())
             raise TimeoutError(f"lag is not 0 after {SETTLED_S:.0f} s: {said}\n{tails}")
         time.sleep(POLL_S)
