@@ -10,6 +10,7 @@ The same command once more goes on where it was. While the live namespace's own 
 the new one is stopped; what it has committed stays.
 """
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+from msgspec import structs
 
 from contract.errors import RefusedError, UnreachableError
 from contract.settings import Settings, environment_of
@@ -32,7 +34,7 @@ from streams.lag import Row
 ROLES = {"streams": "streams.port", "trainer": "train.port", "publisher": "publisher.port"}
 NICE = 10
 TICK_S = 0.2
-LOOK_S = 1.0
+LOOK_S = 2.0
 TRIES = 5
 SLOW_LOOKS = 4
 STREAMS_EVENTS_S = 50_000  # what one core did in benchmarks, rounded down; the slower of the two counts
@@ -85,7 +87,7 @@ def estimate(settings: Settings, plan: Plan) -> Estimate:
 
 
 def settled(settings: Settings, plan: Plan) -> Plan:
-    """Give the plan of a namespace: the one it has, if that asks for the same; else the new one.
+    """Give the plan of a namespace: the one it has, if that asks for the same, or is now to follow; else the new one.
 
     Raises RefusedError for a namespace that is there and was not made by the same request.
     """
@@ -97,9 +99,13 @@ def settled(settings: Settings, plan: Plan) -> Plan:
     )
     found = course.load(settings.files)
     if found is not None:
-        asked = ("source", "since_ms", "follow", "from_version") + (() if plan.until_ms is None else ("until_ms",))
+        asked = ["source", "since_ms", "from_version"]
+        asked += ["until_ms"] if plan.until_ms is not None else []
+        asked += ["follow"] if found.follow else []
         if other := [name for name in asked if getattr(found, name) != getattr(plan, name)]:
             raise RefusedError(f"namespace {settings.namespace} is a replay with another {', '.join(other)}: {way_out}")
+        if plan.follow and not found.follow:  # it stopped, and is to follow from there on
+            return structs.replace(found, follow=True, until_ms=None, stops={}, advances=plan.advances, ends=plan.ends)
         return found
     counts = kafka.partition_counts(kafka.reach(settings.kafka))
     if settings.names.topic("samples") in counts:
@@ -119,10 +125,13 @@ def execute(settings: Settings, plan: Plan, say: Say, progress: Progress) -> Non
     from headrace.backfill_model import start_from  # noqa: PLC0415
     from streams import backfill, course  # noqa: PLC0415
 
+    if stack.is_supervised(settings.files):
+        raise RefusedError(f"a replay into {settings.namespace} runs already: Ctrl-C there ends it")
     with stack.supervising(settings.files):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left half done
         stop(of_stack(stack_id(settings)), ROLE_GRACE_S)  # of a replay that was killed
         create_topics(settings)
-        if course.load(settings.files) is None:
+        if course.load(settings.files) != plan:
             course.save(settings.files, plan)
         backfill.seed(settings, plan)
         if plan.from_version is not None:

@@ -12,14 +12,14 @@ import redis
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from contract import kafka, log
+from contract import kafka
 from contract import redis as redis_edge
 from contract.errors import RefusedError, UnreachableError
 from contract.messages import Served
 from contract.settings import Settings
 from contract.topics import TOPICS
 from headrace import backfill, ports, stack
-from headrace.process import of_stack, wait_until
+from headrace.process import of_stack, stop, wait_until
 from publisher import control, index_files
 from publisher.store import Store
 
@@ -121,7 +121,6 @@ def _switch(settings: Settings, pointer: Served | None, name: str, version: int)
     before = ("", 0) if pointer is None else (pointer.namespace, pointer.version)
     made = Served(name, version, before[1], now_ms, before[0])
     control.write(settings, made)
-    log.get().info("served", namespace=name, version=version, previous_namespace=before[0], previous=before[1])
     return _told(settings, made)
 
 
@@ -165,8 +164,9 @@ def _refuse_in_use(settings: Settings, target: Settings, say: Callable[[str], ob
         raise RefusedError(
             f"namespace {name} is served: promote another one first (`headrace promote NAME`, `headrace rollback`)"
         )
-    if of_stack(backfill.stack_id(target)) or (target.files.exists() and stack.is_supervised(target.files)):
-        raise RefusedError(f"a replay of {name} runs: end it first (Ctrl-C)")
+    if target.files.exists() and stack.is_supervised(target.files):
+        raise RefusedError(f"a replay into {name} runs: end it first (Ctrl-C)")
+    stop(of_stack(backfill.stack_id(target)), stack.ROLE_GRACE_S)  # of a replay that was killed
     if _is_running(settings, name):
         raise RefusedError(f"roles of {name} run here: stop them first (`headrace down`)")
     beat_ms = Store(redis_edge.reach(target.redis), target.names).heartbeat_ms()

@@ -9,9 +9,11 @@ from typing import Any, Self
 import pytest
 
 from contract import kafka as edge
+from contract.errors import RefusedError
 from contract.messages import Click, Exposure, Item, Sample, SampleRecord
 from contract.redis import connect
 from contract.settings import Settings
+from headrace import backfill as running_
 from publisher.store import read_status
 from streams import backfill, course
 from tests.conftest import SettingsFactory
@@ -133,6 +135,7 @@ def test_from_a_later_time_the_ids_are_the_same(settings: SettingsFactory) -> No
         wait(lambda: caught_up(live))
     plan = planned(live, "later", since_ms=since_ms)
     assert all(sum(plan.starts[s]) > sum(plan.needed[s]) for s in ("exposures", "clicks"))
+    assert planned(live, "earlier", until_ms=since_ms).stops == plan.starts
     later = samples(replay(live, plan))
     homes = {key: edge.partition_of(key[0].encode(), PARTITIONS) for key in samples(live)}
     expected = {
@@ -160,6 +163,33 @@ def test_a_worker_that_dies_goes_on_along_the_course(settings: SettingsFactory) 
     with worker(news):
         wait(lambda: _stopped(news, plan))
     assert samples(news) == samples(live)
+
+
+def test_a_replay_that_stopped_may_follow_later_and_is_not_taken_for_another(settings: SettingsFactory) -> None:
+    """The same request goes on; --follow takes the stops away; another start, or a namespace that is live: refused."""
+    live = settings(**SHORT)
+    edge.create_topics(live)
+    send(live, stream(50))
+    news = named(live, "again")
+    plan = running_.settled(news, planned(live, "again"))
+    course.save(news.files, plan)
+    send(live, stream(20, seed=2))
+    assert running_.settled(news, planned(live, "again")) == plan
+    following = running_.settled(news, planned(live, "again", follow=True))
+    assert (following.stops, following.starts, plan.stops == plan.ends) == ({}, plan.starts, True)
+    with pytest.raises(RefusedError, match="since_ms"):
+        running_.settled(news, planned(live, "again", since_ms=1))
+    with pytest.raises(RefusedError, match="apply events twice"):
+        running_.settled(live, planned(live, "live"))
+
+
+def test_the_live_namespace_goes_first() -> None:
+    """A replay waits when every one of several looks saw more live lag, and goes on when none did."""
+    assert running_.grows([1, 2, 3, 9])
+    assert not running_.grows([1, 2, 2, 9])
+    assert not running_.grows([7, 8, 9])
+    assert running_.falls([9, 9, 3, 3])
+    assert not running_.falls([9, 3, 3, 4])
 
 
 @pytest.fixture
@@ -213,7 +243,7 @@ def traces(settings: Settings) -> list[str]:
     client = edge.admin(settings.kafka)
     mine = f"{settings.names.prefix}{settings.namespace}."
     groups = [g.group_id for g in client.list_consumer_groups().result(10).valid]
-    keys = [key.decode() for key in connect(settings.redis).scan_iter(match=f"{settings.names.key()}:*")]  # type: ignore[union-attr]
+    keys = [key.decode() for key in connect(settings.redis).scan_iter(match=f"{settings.names.key()}:*")]
     files = [str(settings.files)] if settings.files.exists() else []
     return [name for name in (*edge.partition_counts(client), *groups) if name.startswith(mine)] + keys + files
 
