@@ -11,11 +11,13 @@ from contract import crash, kafka, log
 from contract.messages import HardNegatives, encode
 from contract.settings import Settings
 from streams import metrics
+from streams.deadline import Deadline
 from streams.join import Batch
 
 MAX_ABORTS = 5  # in a row: something stands that another try does not move
 BROKER_S = 30.0
 RETRY_S = 0.1
+GRACE_S = 2.0
 
 Row = tuple[bytes | None, bytes | None]  # value, key
 
@@ -51,8 +53,10 @@ class Transactions:
             "transaction.timeout.ms": settings.streams.transaction_timeout_ms,
             "linger.ms": 20,
             "queue.buffering.max.messages": 1_000_000,
+            "queue.buffering.max.kbytes": 262_144,
         }
         self._producer = kafka.producer(settings.kafka, **more)
+        self._deadline = Deadline(settings.streams.transaction_timeout_ms / 1000 + GRACE_S)
 
     def open(self) -> None:
         """Fence and end what a dead predecessor left open; waits for Kafka."""
@@ -64,8 +68,13 @@ class Transactions:
         1. produce, always to the input's own partition number
         2. offsets with their metadata, under the consumer's generation: a zombie is refused here
         3. commit
-        Raises AbortedError when nothing of it happened; KafkaException when this producer is finished.
+        Raises AbortedError when nothing of it happened; KafkaException when this producer is finished. Ends the
+        process when it takes longer than the broker lets a transaction live.
         """
+        with self._deadline:
+            return self._commit(consumer, parts, offsets)
+
+    def _commit(self, consumer: Consumer, parts: dict[int, Part], offsets: list[TopicPartition]) -> int:
         started_s = time.monotonic()
         try:
             self._producer.begin_transaction()
