@@ -47,8 +47,8 @@ class Exposures:
         self._kept: dict[int, KeptExposure] = {}  # by offset, which is the order of insertion
         self._requests: dict[tuple[str, str], list[KeptExposure]] = {}  # by offset
         self._users: dict[str, list[KeptExposure]] | None = None  # known ones by (ts, offset); made when first asked
-        self._to_close: list[tuple[int, int, KeptExposure]] = []  # heap
-        self._to_forget: list[tuple[int, int, KeptExposure]] = []  # heap
+        self.to_close: list[tuple[int, int, KeptExposure]] = []  # heap
+        self.to_forget: list[tuple[int, int, KeptExposure]] = []  # heap
         self._lows: list[tuple[int, int, KeptExposure]] = []  # heap of (low, ..), stale where .low differs
         self._open = 0
         self.lingering = 0  # forgotten, but kept for an open one of the same request
@@ -71,7 +71,7 @@ class Exposures:
         exposure = KeptExposure(offset, user, event.request_id, ts, event.items, event.context, before_ms)
         group.append(exposure)
         self._kept[offset] = exposure
-        heappush(self._to_close, (ts, offset, exposure))
+        heappush(self.to_close, (ts, offset, exposure))
         self._open += 1
         if self._users is not None:
             insort(self._users.setdefault(user, []), exposure, key=_when)
@@ -117,13 +117,13 @@ class Exposures:
     def close(self, time_ms: int) -> list[KeptExposure]:
         """Close what is due at stream time; give back those that did, for their outcomes."""
         closed = []
-        due, limit = self._to_close, time_ms - self._window_ms
+        due, limit = self.to_close, time_ms - self._window_ms
         while due and due[0][0] < limit:
             entry = heappop(due)
             exposure = entry[2]
             exposure.open = False
             closed.append(exposure)
-            heappush(self._to_forget, entry)
+            heappush(self.to_forget, entry)
         self._open -= len(closed)
         for exposure in closed:
             group = self._requests[exposure.user, exposure.request]
@@ -135,7 +135,7 @@ class Exposures:
 
     def forget(self, time_ms: int, exposures_w_ms: int) -> None:
         """Forget what is due at stream time, given W of the exposures themselves."""
-        due = self._to_forget
+        due = self.to_forget
         limit = min(time_ms - self._window_ms - self._lateness_ms, exposures_w_ms)
         while due and due[0][0] < limit:
             exposure = heappop(due)[2]
@@ -161,7 +161,7 @@ class Exposures:
     def all_due(self, time_ms: int) -> bool:
         """Whether this stream time would close every open exposure."""
         limit = time_ms - self._window_ms
-        return all(entry[0] < limit for entry in self._to_close)
+        return all(entry[0] < limit for entry in self.to_close)
 
     def _drop(self, exposure: KeptExposure, group: list[KeptExposure]) -> None:
         """Let go of a forgotten exposure unless a younger, open one of its request needs it re-read."""

@@ -33,8 +33,8 @@ class HeldClicks:
         self._held: dict[int, HeldClick] = {}  # by offset, which is the order of insertion
         self.early: dict[tuple[str, str | None], list[HeldClick]] = {}  # by offset
         self._undecided: dict[tuple[str, str], list[HeldClick]] = {}  # by offset
-        self._early_due: list[tuple[int, int, HeldClick]] = []  # heap
-        self._undecided_due: list[tuple[int, int, HeldClick]] = []  # heap
+        self.early_due: list[tuple[int, int, HeldClick]] = []  # heap
+        self.undecided_due: list[tuple[int, int, HeldClick]] = []  # heap
 
     def __len__(self) -> int:
         return len(self._held)
@@ -56,13 +56,13 @@ class HeldClicks:
         """Put an early click where its exposure will find it."""
         event = click.event
         self.early.setdefault((event.user_id, event.request_id), []).append(click)
-        heappush(self._early_due, (event.ts_ms, click.offset, click))
+        heappush(self.early_due, (event.ts_ms, click.offset, click))
 
     def await_time(self, click: HeldClick) -> None:
         """Put a click without request_id where W_exposures will find it."""
         event = click.event
         self._undecided.setdefault((event.user_id, event.item_id), []).append(click)
-        heappush(self._undecided_due, (event.ts_ms, click.offset, click))
+        heappush(self.undecided_due, (event.ts_ms, click.offset, click))
 
     def early_of(self, exposure: KeptExposure) -> list[HeldClick]:
         """Early clicks of the exposure's user and request, by offset; whichever fit must be `met`."""
@@ -79,7 +79,7 @@ class HeldClicks:
 
     def orphans(self, time_ms: int) -> list[HeldClick]:
         """Take out the early clicks whose exposure can no longer come at this stream time."""
-        due, limit, found = self._early_due, time_ms - self._lateness_ms, []
+        due, limit, found = self.early_due, time_ms - self._lateness_ms, []
         while due and due[0][0] < limit:
             click = heappop(due)[2]
             if click.held and click.exposure is None:
@@ -93,7 +93,7 @@ class HeldClicks:
 
     def decidable(self, exposures_w_ms: int) -> list[HeldClick]:
         """Undecided clicks that are due, by offset; each is to be passed to `decided` in turn."""
-        due, found = self._undecided_due, []
+        due, found = self.undecided_due, []
         while due and due[0][0] < exposures_w_ms:
             found.append(heappop(due)[2])
         found.sort(key=lambda click: click.offset)
@@ -123,5 +123,5 @@ class HeldClicks:
     def all_due(self, time_ms: int, exposures_w_ms: int) -> bool:
         """Whether this stream time and this W_exposures would decide every held click."""
         limit = time_ms - self._lateness_ms
-        early = all(e[0] < limit for e in self._early_due if e[2].held and e[2].exposure is None)
-        return early and all(e[0] < exposures_w_ms for e in self._undecided_due)
+        early = all(e[0] < limit for e in self.early_due if e[2].held and e[2].exposure is None)
+        return early and all(e[0] < exposures_w_ms for e in self.undecided_due)

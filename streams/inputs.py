@@ -141,6 +141,16 @@ class Inputs:
         """End offset of a lane that is read to its end (transaction markers passed), else None."""
         return None if self._inbox[lane] else self._ends.get(lane)
 
+    def unread(self) -> int:
+        """Records of the join's inputs known to be there and not taken, some of them perhaps only markers."""
+        unread = 0
+        for at in self.consumer.position([self._at(lane) for lane in self.committed if lane[0] in self.joined]):
+            lane = (self._source[at.topic], at.partition)
+            _, high = self.consumer.get_watermark_offsets(at, cached=True)
+            fetched = at.offset if at.offset >= 0 else max(self.committed[lane].offset, 0)
+            unread += max(0, high - fetched) + len(self._inbox[lane])
+        return unread
+
     def committed_now(self, offsets: list[TopicPartition]) -> None:
         """Note what a transaction committed."""
         for at in offsets:

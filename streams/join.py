@@ -68,7 +68,7 @@ class Join:
             output.histories.exposure(event.user_id, offset, ts, event.items)
         if ts > before:
             self._m_exposures = ts
-        if self._held.early:
+        if self._held.early and (exposure.user, exposure.request) in self._held.early:
             self._meet_early(exposure)
         if ts > before:
             w_exposures = ts - self._lateness_ms
@@ -296,12 +296,18 @@ class Join:
 
     def _step(self, exposures_w_ms: int, time_ms: int) -> None:
         """Stream time: decide held clicks, then orphan, then close, then forget."""
-        self._decide_due(exposures_w_ms)
-        for click in self._held.orphans(time_ms):
-            self._orphan(click)
-        for exposure in self._exposures.close(time_ms):
-            self._score(exposure)
-        self._exposures.forget(time_ms, self._m_exposures - self._lateness_ms)
+        held, exposures = self._held, self._exposures
+        if held.undecided_due and held.undecided_due[0][0] < exposures_w_ms:
+            self._decide_due(exposures_w_ms)
+        if held.early_due and held.early_due[0][0] < time_ms - self._lateness_ms:
+            for click in held.orphans(time_ms):
+                self._orphan(click)
+        close_ms = time_ms - self._window_ms
+        if exposures.to_close and exposures.to_close[0][0] < close_ms:
+            for exposure in exposures.close(time_ms):
+                self._score(exposure)
+        if exposures.to_forget and exposures.to_forget[0][0] < close_ms - self._lateness_ms:
+            exposures.forget(time_ms, self._m_exposures - self._lateness_ms)
 
     def _decide_due(self, exposures_w_ms: int) -> None:
         """Decide clicks without request_id, in offset order, and wake those that waited behind them."""
@@ -374,7 +380,7 @@ class Join:
             if masks is None:
                 scores = [ItemScore(item, 0) for item in exposure.items]
             else:
-                scores = [ItemScore(item, score(masks.get(item, 0))) for item in exposure.items]
+                scores = [ItemScore(i, score(masks[i]) if i in masks else 0) for i in exposure.items]
             output.outcomes.append(
                 Outcome(exposure.user, exposure.request, exposure.ts_ms, scores, exposure.offset, exposure.context)
             )

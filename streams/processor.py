@@ -1,12 +1,13 @@
 """The transactional batch loop: raw events in; samples, outcomes, counts, histories, dead letters and offsets out.
 
-    consume(N) ─> door ─> core of the partition ─┐ every commit_interval_ms
+    consume(N) ─> door ─> core of the partition ─┐ every commit_interval_ms, catching up every CATCH_UP_S
                                                  └─> one transaction, offsets with metadata inside
 
 All that a partition needs to go on is in its committed offsets' metadata and in the logs (JOIN.md, Commit and re-read),
 so after any failure the state is dropped and built anew.
 """
 
+import gc
 import time
 from threading import Event
 from typing import Any
@@ -25,6 +26,12 @@ from streams.restore import Interrupted, PoisonError, Restorer
 from streams.transaction import AbortedError, Part, Transactions
 
 MAX_EVENTS = 100_000  # of one transaction: bounds its memory and its time
+CATCH_UP_S = 2.0  # between transactions while more is unread than one holds: each item and user is written less often
+COLLECT_EVERY = (
+    200_000,
+    20,
+    50,
+)  # of Python's cycle collector: what the join keeps has no cycles, and is a lot to walk
 MAX_WAIT_S = 0.1  # for records, so that SIGTERM and time-outs are seen
 MIN_WAIT_S = 0.005
 
@@ -56,6 +63,7 @@ class Processor:
         self._idle: dict[int, tuple[bool, bool, int]] = {}  # last idle flags told, and events fed until then
         self._fed: dict[int, int] = {}
         self._events = 0
+        self._catch_up_s = min(CATCH_UP_S, settings.streams.transaction_timeout_ms / 4_000)
         self._last_commit_s = time.monotonic()
         self._report = Report()
         self._inputs = Inputs(settings, slot, ending, self._revoked, self._lost)
@@ -81,6 +89,7 @@ class Processor:
 
     def run(self) -> None:
         """Work until `ending` is set; raises on what a restart or a person must heal."""
+        gc.set_threshold(*COLLECT_EVERY)
         try:
             self._transactions.open()
             self._inputs.open()
@@ -125,7 +134,7 @@ class Processor:
                 self._settle()
             elif self._inputs.fetch(self._streams.batch_records, max(MIN_WAIT_S, min(wait_s, MAX_WAIT_S))):
                 self._work()
-                if self._events >= MAX_EVENTS or time.monotonic() - self._last_commit_s >= interval_s:
+                if self._events >= MAX_EVENTS or self._is_due(time.monotonic() - self._last_commit_s, interval_s):
                     self._commit()
         except AbortedError as error:
             log.get().warning("aborted", cause=str(error))
@@ -135,6 +144,12 @@ class Processor:
             self._start_over()
         except Interrupted:
             pass  # the partitions moved, or it is the end: the loop sees which
+
+    def _is_due(self, passed_s: float, interval_s: float) -> bool:
+        """Whether a transaction is due: each interval, but later while more is unread than was read since the last."""
+        if passed_s < interval_s:
+            return False
+        return passed_s >= self._catch_up_s or self._inputs.unread() <= self._events
 
     def _work(self) -> None:
         for partition, join in self._joins.items():

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
-from contract import kafka
+from contract import crash, kafka
 from contract.errors import DataLossError, UnreachableError
 from contract.messages import Click, Exposure, History, Popularity, decoder
 from contract.settings import Kafka
@@ -173,5 +173,6 @@ class Restorer:
             except Refused as refused:
                 yield Record(offset, arrival_ms, None, refused.reason, str(refused), message)
                 continue
+            crash.point("streams.rebuild")
             self._last = (source, offset)
             yield Record(offset, arrival_ms, event, "", "", message)

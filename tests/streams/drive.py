@@ -226,8 +226,8 @@ def state_of(join: Join) -> dict[str, Any]:
         ],
         "lowest": [(e.offset, e.low, e.low_before_ms) for e in exposures._kept.values() if e.open],
         "requests": {key: [e.offset for e in group] for key, group in exposures._requests.items()},
-        "to_close": sorted(entry[:2] for entry in exposures._to_close),
-        "to_forget": sorted(entry[:2] for entry in exposures._to_forget),
+        "to_close": sorted(entry[:2] for entry in exposures.to_close),
+        "to_forget": sorted(entry[:2] for entry in exposures.to_forget),
         "open": (exposures._open, exposures.lingering),
         "held": [
             (c.offset, c.event, c.arrival_ms, c.before_ms, c.raw, c.exposure and c.exposure.offset)
@@ -238,8 +238,8 @@ def state_of(join: Join) -> dict[str, Any]:
             key: [(c.offset, sorted(w.offset for w in c.waiters or ())) for c in group]
             for key, group in held._undecided.items()
         },
-        "early_due": sorted(e[:2] for e in held._early_due if e[2].held and e[2].exposure is None),
-        "undecided_due": sorted(e[:2] for e in held._undecided_due),
+        "early_due": sorted(e[:2] for e in held.early_due if e[2].held and e[2].exposure is None),
+        "undecided_due": sorted(e[:2] for e in held.undecided_due),
         "advances": list(join._advances.kept),
         "rings": {u: (h.clicks, h.shown, h.shown_items) for u, h in histories._users.items()},
         "holding": {u: [c.offset for c in held_of if c.held] for u, held_of in histories._holding.items()},
