@@ -28,8 +28,13 @@ MAX_DEAD_LETTER_BYTES = 4_000_000  # original bytes kept, so that headers still 
 MAX_HEADER_BYTES = 40_000  # likewise of keys and of headers that came along
 DERIVED_MAX_BYTES = 4_194_304  # derived topics take what an event at the raw limit grows into (MAX_EVENT_BYTES)
 METADATA_MAX_CHARS = 4_095
-NO_LEADER = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
-LEADER_S = 5.0
+NO_LEADER = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._NOENT,  # noqa: SLF001  (librdkafka's own "no leaders found"; no public name for it)
+)
+LEADER_S = 15.0
 END_OF_PARTITION = KafkaError._PARTITION_EOF  # noqa: SLF001  (no public name for it)
 
 
@@ -162,7 +167,23 @@ def create_topics(settings: Settings) -> list[str]:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
+    _wait_for_leaders(client, [new.topic for new in wanted])
     return made
+
+
+def _wait_for_leaders(client: AdminClient, names: list[str]) -> None:
+    """Wait until every partition of these topics has a leader: created is not yet usable."""
+    deadline_s = time.monotonic() + LEADER_S
+    while names:
+        topics = client.list_topics(timeout=10).topics
+        names = [
+            name
+            for name in names
+            if name not in topics or topics[name].error or any(p.leader < 0 for p in topics[name].partitions.values())
+        ]
+        if names and time.monotonic() > deadline_s:
+            raise UnreachableError(f"{', '.join(names)} have no leader {LEADER_S:.0f} s after creation: is Kafka well?")
+        time.sleep(0.05 if names else 0)
 
 
 def retention_ms(client: AdminClient, topic: str) -> int | None:
@@ -203,6 +224,7 @@ def _list_offsets(
             if error.args[0].code() not in NO_LEADER or time.monotonic() > deadline_s:
                 raise
             time.sleep(0.05)
+            client.list_topics(timeout=10)  # or the client goes on believing what it heard before the creation
 
 
 def committed(

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from contract.kafka import admin, partition_counts
 from contract.settings import Kafka, Settings, load
 from headrace import local_kafka, local_redis, ports
 from headrace.process import wait_until
@@ -83,21 +84,40 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"redis://127.0.0.1:{port}/0"
 
 
-@pytest.fixture(scope="session")
-def settings(kafka: Kafka, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> SettingsFactory:
-    """Make settings of a test; the call's dotted names override."""
+def _factory(kafka: Kafka, redis_url: str, files: pytest.TempPathFactory) -> Iterator[SettingsFactory]:
+    prefixes: list[str] = []
 
     def make(**overrides: Any) -> Settings:
         taken: list[int] = []
         for _ in range(4):
             taken.append(ports.free(taken=taken))
+        prefixes.append(f"t{uuid.uuid4().hex[:10]}.")
         own = {
-            "topic_prefix": f"t{uuid.uuid4().hex[:10]}.",
-            "data_dir": tmp_path_factory.mktemp("headrace") / "data",
+            "topic_prefix": prefixes[-1],
+            "data_dir": files.mktemp("headrace") / "data",
             "kafka.bootstrap_servers": kafka.bootstrap_servers,
             "redis.url": redis_url,
             **dict(zip(("streams.port", "train.port", "publisher.port", "server.port"), taken, strict=True)),
         }
         return load({**QUICK, **own, **overrides})
 
-    return make
+    yield make
+    if prefixes:  # thousands of partitions would make the one small broker, and every client's start, slow
+        client = admin(kafka)
+        ours = [name for name in partition_counts(client) if name.startswith(tuple(prefixes))]
+        for future in client.delete_topics(ours).values() if ours else ():
+            future.result(30)
+
+
+@pytest.fixture
+def settings(kafka: Kafka, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SettingsFactory]:
+    """Make settings of a test; the call's dotted names override. Its topics are deleted after the test."""
+    yield from _factory(kafka, redis_url, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def module_settings(
+    kafka: Kafka, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SettingsFactory]:
+    """Make settings that live as long as a module's tests."""
+    yield from _factory(kafka, redis_url, tmp_path_factory)

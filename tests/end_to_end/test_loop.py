@@ -33,12 +33,12 @@ def write_day(directory: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def loop(settings: SettingsFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def loop(module_settings: SettingsFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """All roles, with the first day replayed, joined, learned and served."""
     home = tmp_path_factory.mktemp("loop")
     day = {"join.idle_timeout_ms": 3_000, "streams.commit_interval_ms": 100}
     write_day(home / "day")
-    with running(settings(**day), home) as stack:
+    with running(module_settings(**day), home) as stack:
         done = stack.command("produce", "--dir", str(home / "day"), "--speed", "0")
         assert done.returncode == 0, done.stderr + stack.tail()
         stack.until("the day is learned", lambda: caught_up(stack), 120)
