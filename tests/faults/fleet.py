@@ -60,6 +60,12 @@ class Member:
                 start_new_session=True,
             )
 
+    def let_go(self) -> None:
+        """Forget a leash that has ended."""
+        if self.leash is not None and self.leash.stdin is not None:
+            self.leash.stdin.close()
+        self.leash = None
+
     @property
     def process(self) -> psutil.Process | None:
         """The process itself, below its leash."""
@@ -137,8 +143,10 @@ class Fleet:
         member.held = True
         if member.signal(number) and number == signal.SIGKILL:
             self.kills[name.split("-", maxsplit=1)[0]] += 1
-        if member.leash is not None:
-            member.leash.wait(60)
+        leash = member.leash  # the watching thread may let go of it meanwhile
+        if leash is not None:
+            leash.wait(60)
+        member.let_go()
 
     def release(self, name: str) -> None:
         """Let a member run again."""
@@ -193,7 +201,7 @@ class Fleet:
                 for member in self.members.values():
                     if member.leash is not None and (code := member.leash.poll()) is not None:
                         member.ends.append((time.monotonic(), code))
-                        member.leash = None
+                        member.let_go()
                     if member.leash is None and not member.held:
                         self._restart(member)
 

@@ -66,6 +66,7 @@ class Prober:
                 _close(connection)
                 connection = None
             self._note(begun, cause, retried, body)
+        _close(connection)
 
     def _note(self, begun: float, cause: str, retried: int, body: bytes) -> None:
         took_s = time.monotonic() - begun

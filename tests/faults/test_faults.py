@@ -75,7 +75,8 @@ def test_a_raised_partition_count_is_refused(stressed: tuple[Bench, list[str], V
         bench.fleet.remove(name)
     names = bench.settings.names
     raised = [NewPartitions(names.topic(t), PARTITIONS * 2) for t in ("exposures", "clicks", "ranking-drops", "users")]
-    for done in admin(bench.settings.kafka).create_partitions(raised).values():
+    client = admin(bench.settings.kafka)
+    for done in client.create_partitions(raised).values():
         done.result(10)
     environment = bench.fleet.members["trainer"].environment
     found = subprocess.run(
