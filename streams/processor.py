@@ -31,7 +31,7 @@ COLLECT_EVERY = (
     200_000,
     20,
     50,
-)  # of Python's cycle collector: what the join keeps has no cycles, and is a lot to walk
+)  # of the cycle collector: the join keeps much, and no cycles
 MAX_WAIT_S = 0.1  # for records, so that SIGTERM and time-outs are seen
 MIN_WAIT_S = 0.005
 

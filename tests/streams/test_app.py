@@ -99,3 +99,22 @@ def test_items_and_users_are_checked_in_and_the_loop_runs_beside(settings: Setti
 
 def _home(key: bytes) -> int:
     return kafka.partition_of(key, PARTITIONS)
+
+
+def test_two_workers_share_the_partitions(settings: SettingsFactory, tmp_path: Path) -> None:
+    """Slot 0 and slot 1 of the role run at once, each with its pages, and end cleanly; nothing is lost or doubled."""
+    made = settings(**SHORT)
+    kafka.create_topics(made)
+    send(made, stream(300))
+    with role(made, tmp_path / "one"), role(made, tmp_path / "two", slot=1):
+        wait(lambda: _shares(made) == [2, 2], 60)
+        send(made, stream(300, seed=2, start_ms=1_700_000_150_000))
+        wait(lambda: caught_up(made))
+    assert same_as_offline(made)["samples"] > 50
+
+
+def _shares(made: Settings) -> list[int]:
+    try:
+        return [len(json.loads(page(made, "/healthz", slot))["partitions"]) for slot in (0, 1)]
+    except OSError:
+        return []  # not up yet
