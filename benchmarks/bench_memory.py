@@ -3,8 +3,9 @@
     core   streams.join alone, fed as the loop feeds it
     loop   the whole worker on a Kafka of its own: reading, closing windows, outcomes, counts, histories, commits
 
-Event time runs so that one window holds `--window-events` exposures; users and items are bounded sets, as their counts
-and histories are kept for good. A little traffic on `clicks` (orphans) keeps event time moving there too.
+Event time runs so that one window holds `--window-events` exposures. Users and items are bounded sets, for counts and
+histories are kept for good, and so few that all histories are full within a window. A little traffic on `clicks`
+(orphans of a few users) keeps event time moving there too.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from streams.processor import Processor, rules_of
 
 PARTITIONS = 4
 START_MS = 1_700_000_000_000
-USERS, ITEMS = 20_000, 5_000
+USERS, ITEMS, CLICKERS = 5_000, 5_000, 64
 CLICK_EVERY = 50
 TAKE_EVERY = 5_000
 TARGET = 1.2
@@ -42,7 +43,7 @@ def stream(events: int, step_us: int) -> Iterator[tuple[str, Exposure | Click]]:
         user = f"u{n * 7_919 % USERS}"
         yield "exposures", Exposure(f"r{n}", user, ts_ms, [f"i{(n * 31 + k) % ITEMS}" for k in range(5)])
         if n % CLICK_EVERY == 0:
-            yield "clicks", Click(user, "i0", ts_ms, request_id="none")
+            yield "clicks", Click(f"c{n // CLICK_EVERY % CLICKERS}", "i0", ts_ms, request_id="none")
 
 
 def rss_mb() -> float:
