@@ -36,9 +36,10 @@ def start_from(settings: Settings, source: str, version: int) -> None:
     days = Days(settings.full.time_zone, settings.full.min_samples).state()
     tensors = packed.tensors | {f"days.{name}": torch.from_numpy(array) for name, array in days.items()}
     lanes = Merge(list(range(len(manifest.lanes)))).state()
-    fresh = msgspec.structs.replace(manifest, epoch=0, sequence=-1, offsets={}, lanes=lanes)
+    fresh = msgspec.structs.replace(manifest, epoch=0, sequence=-1, samples=0, offsets={}, lanes=lanes)
+    counted = packed.plain["numbers"] | {"samples": 0, "event_ms": 0, "arrival_ms": 0}  # of this namespace: none yet
     with checkpoint.locked(ours):
-        checkpoint.save(ours, fresh, Packed(tensors, packed.plain))
+        checkpoint.save(ours, fresh, Packed(tensors, packed.plain | {"numbers": counted}))
     shutil.rmtree(beside)
 
 

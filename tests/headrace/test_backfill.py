@@ -14,6 +14,7 @@ from contract.messages import Click, Exposure, Item, Sample, SampleRecord
 from contract.redis import connect
 from contract.settings import Settings
 from headrace import backfill as running_
+from headrace.backfill_model import start_from
 from publisher.store import read_status
 from streams import backfill, course
 from tests.conftest import SettingsFactory
@@ -32,6 +33,7 @@ from tests.streams.evidence import (
     worker,
     written,
 )
+from trainer import checkpoint
 
 Ids = dict[tuple[str, str, int, str], Sample]
 
@@ -58,20 +60,23 @@ def delayed(start_ms: int) -> Iterator[tuple[str, Event]]:
         yield "clicks", Click(f"u{n}", "i1", start_ms + n, request_id=f"late{n}")
 
 
-def live_run(settings: Settings) -> None:
-    """A live run that sees silences: some of its verdicts hang on idle advances."""
-    edge.create_topics(settings)
-    with worker(settings):
+@pytest.fixture(scope="module")
+def live(module_settings: SettingsFactory) -> Settings:
+    """A live run that saw silences: some of its verdicts hang on idle advances."""
+    made = module_settings(**SHORT)
+    edge.create_topics(made)
+    with worker(made):
         newest_ms = START_MS
         for part in range(3):
-            send(settings, stream(250, seed=part, start_ms=newest_ms + 1_000))
+            send(made, stream(250, seed=part, start_ms=newest_ms + 1_000))
             newest_ms += 250_000
-            send(settings, delayed(newest_ms))
-            wait(lambda: caught_up(settings))
+            send(made, delayed(newest_ms))
+            wait(lambda: caught_up(made))
             time.sleep(1.2)  # both inputs are silent for twice the time-out: windows are held open no longer
             late = (Exposure(f"late{n}", f"u{n}", newest_ms + n, ["i1"]) for n in range(20))
-            send(settings, (("exposures", one) for one in late))
-            wait(lambda: caught_up(settings))
+            send(made, (("exposures", one) for one in late))
+            wait(lambda: caught_up(made))
+    return made
 
 
 def replay(settings: Settings, plan: course.Plan) -> Settings:
@@ -102,13 +107,11 @@ def planned(settings: Settings, name: str, **more: Any) -> course.Plan:
     return backfill.make_plan(settings, name, **(asked | more))
 
 
-def test_from_the_beginning_everything_is_the_same(settings: SettingsFactory) -> None:
+def test_from_the_beginning_everything_is_the_same(live: Settings) -> None:
     """Samples, ids and contents, are those of the live run, also where an idle advance decided; nothing beyond is read.
 
     Without the recorded advances they are not: the clicks whose exposures came after the silence would match.
     """
-    live = settings(**SHORT)
-    live_run(live)
     plan = planned(live, "again")
     send(live, stream(50, seed=9, start_ms=START_MS + 900_000))  # after the plan: beyond its stops
     again = replay(live, plan)
@@ -122,15 +125,13 @@ def test_from_the_beginning_everything_is_the_same(settings: SettingsFactory) ->
     assert same_as_offline(live)["samples"] > len(samples(again))
 
 
-def test_from_a_later_time_the_ids_are_the_same(settings: SettingsFactory) -> None:
+def test_from_a_later_time_the_ids_are_the_same(live: Settings) -> None:
     """From T on: every sample of which an event arrived since T, though both logs are read from before T in silence.
 
     Nothing is told twice: samples, outcomes and dead letters of what was read in silence are not written again.
     """
-    live = settings(**SHORT)
-    live_run(live)
     since_ms = time.time_ns() // 1_000_000
-    send(live, stream(250, seed=7, start_ms=START_MS + 760_000))
+    send(live, stream(250, seed=7, start_ms=START_MS + 1_200_000))
     with worker(live):
         wait(lambda: caught_up(live))
     plan = planned(live, "later", since_ms=since_ms)
@@ -148,18 +149,16 @@ def test_from_a_later_time_the_ids_are_the_same(settings: SettingsFactory) -> No
     assert expected == set(later)
 
 
-def test_a_worker_that_dies_goes_on_along_the_course(settings: SettingsFactory) -> None:
+def test_a_worker_that_dies_goes_on_along_the_course(live: Settings) -> None:
     """Stopped again and again between two recorded advances, a replay still gives the same samples, each once."""
-    live = settings(**SHORT)
-    live_run(live)
     plan = planned(live, "torn")
-    news = named(settings(**SHORT, **{"streams.commit_interval_ms": 10, "streams.batch_records": 20}), "torn")
-    news = live.model_copy(update={"namespace": "torn", "streams": news.streams})
+    small = live.streams.model_copy(update={"commit_interval_ms": 10, "batch_records": 20})
+    news = live.model_copy(update={"namespace": "torn", "streams": small})
     edge.create_topics(news)
     course.save(news.files, plan)
     for _ in range(4):
         with worker(news):
-            time.sleep(0.4)
+            time.sleep(0.3)
     with worker(news):
         wait(lambda: _stopped(news, plan))
     assert samples(news) == samples(live)
@@ -287,6 +286,12 @@ def test_replay_promote_rollback_drop(stack: Stack) -> None:
     assert load.failed == []
     assert {name for name, _ in load.answers} == {"live", "again"}
     assert {count for _, count in load.answers} == {5}
+    start_from(named(live, "warm"), "again", promoted["version"])  # a third one would learn on from it
+    loaded = checkpoint.load(named(live, "warm").files / "checkpoints")
+    assert loaded is not None
+    assert (loaded[0].version, loaded[0].samples, loaded[0].offsets) == (promoted["version"], 0, {})
+    with pytest.raises(RefusedError, match="no checkpoint of version 99"):
+        start_from(named(live, "cold"), "again", 99)
     assert traces(again)
     stack.answer("drop", "again")
     assert traces(again) == []
