@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PINS   := .ci/requirements.txt
 .DEFAULT_GOAL := help
-.PHONY: help install up down status test lint format bench pins clean
+.PHONY: help install up down status test lint format faults bench pins clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -43,8 +43,13 @@ format: $(STAMP) ## let ruff format the tree
 	@$(BIN)/ruff check --fix --exit-zero .
 	@$(BIN)/ruff format .
 
+N    ?= 20
+SEED ?= 1
+faults: $(STAMP) ## break a whole stack N times and audit it (make faults N=200 SEED=1)
+	@$(BIN)/python -m tests.faults.run --runs $(N) --seed $(SEED)
+
 bench: $(STAMP) ## every benchmark, one JSON line each
-	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+	@for file in benchmarks/bench_*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py) || exit 1; done
 
 pins: ## compile the hash-pinned requirements anew (needs a registry)
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --group dev pyproject.toml -o $(PINS)
