@@ -34,7 +34,7 @@ from publisher import control
 from publisher.feed import Feed
 from publisher.indexer import Indexer
 from publisher.store import Kind, Store
-from publisher.versions import REFUSED, Verdict, expired, judge, serve, should_serve
+from publisher.versions import REFUSED, Verdict, expired, freshness, judge, serve, should_serve
 
 KINDS: tuple[Kind, ...] = ("histories", "profiles")
 BEAT_MS = 1_000
@@ -100,6 +100,7 @@ class Publisher:
         self.indexer = Indexer(settings.files, settings.namespace, limits.exact_max_items, limits.overlay_max_items)
         self.applied: dict[str, int] = {}  # as Redis has it
         self.pointer: Served | None = None
+        self.fresh: tuple[int, int | None] = (0, None)  # newest click arrival applied, and its freshness
         self.control_from = 0  # next record of control
         self.assembler = Assembler()
         self.half_from: int | None = None  # offset of the first chunk of an update that is not whole yet
@@ -119,6 +120,7 @@ class Publisher:
     def _read_from_applied(self, found: dict[str, int]) -> None:
         """Take what Redis says it holds, and read on from there (from less far, where the index files are behind)."""
         self._adopt(found)
+        self.fresh = max([self.fresh, *map(self.store.freshness, self._versions())], key=lambda told: told[0])
         if self.pointer is not None:
             self.store.mirror(self.pointer)
         ends, updates = self.feed.ends(), (self.feed.updates_topic, 0)
@@ -271,8 +273,9 @@ class Publisher:
         )
 
     def _tell(self, update: Update, rows: int) -> None:
-        done_ms, arrival_ms = now_ms(), update.manifest.arrival_ms
-        freshness_ms = done_ms - arrival_ms if arrival_ms else None
+        done_ms = now_ms()
+        self.fresh = freshness(self.fresh, update.manifest.arrival_ms, done_ms)
+        freshness_ms = self.fresh[1]
         self.store.put_manifest(update.version, update.sequence, update.manifest, done_ms, freshness_ms)
         VERSION.set(update.version)
         SEQUENCE.set(update.sequence)

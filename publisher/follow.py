@@ -23,6 +23,7 @@ from contract.updates import Assembler, Update, decode_chunk
 from publisher import control, index_files, model
 from publisher.model import Model
 from publisher.store import Store
+from publisher.versions import freshness
 
 POLL_S = 0.1
 LOOK_S = 1.0  # between looks for index files and for signs of life
@@ -237,15 +238,25 @@ class Follower:
             self._control_read = True
         elif self._next is not None:
             news, self._next, self._from_topic = self._next, None, False
-            self._publish(news)
+            self._publish(news, loaded=True)
             log.get().info("serving", version=news.version, sequence=news.sequence, items=len(news.catalogue))
         elif self._from_topic:
             log.get().warning("waiting", reason="neither index files nor a snapshot of the served version are there")
             self._from_topic, self._wanted_since = False, time.monotonic()
 
-    def _publish(self, news: Model) -> None:
-        arrival_ms = news.manifest.arrival_ms
-        freshness_ms = int(time.time() * 1000) - arrival_ms if arrival_ms else None
-        namespace = self._settings.namespace
+    def _publish(self, news: Model, *, loaded: bool = False) -> None:
         store = Store(self._store.client, self._settings.names)
-        self.serving = Serving(namespace, news, store, freshness_ms)
+        held = self.serving
+        if loaded or held is None:
+            freshness_ms = self._stored_freshness(store, news.version)
+        else:
+            before = held.model.manifest.arrival_ms, held.freshness_ms
+            _, freshness_ms = freshness(before, news.manifest.arrival_ms, int(time.time() * 1000))
+        self.serving = Serving(self._settings.namespace, news, store, freshness_ms)
+
+    def _stored_freshness(self, store: Store, version: int) -> int | None:
+        """As the publisher has it: when clicks of a model just loaded became retrievable, nobody here has seen."""
+        try:
+            return store.freshness(version)[1]
+        except redis.RedisError:
+            return None

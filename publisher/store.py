@@ -175,6 +175,14 @@ class Store:
         self.client.hset(self.names.key("manifest", version), mapping=told)
         self.client.persist(self.names.key("manifest", version))
 
+    def freshness(self, version: int) -> tuple[int, int | None]:
+        """Newest click arrival of a version and how long it took to be applied; (0, None) where it is not known."""
+        found: Any = self.client.hmget(self.names.key("manifest", version), ["manifest", "freshness_ms"])
+        packed, freshness_ms = found
+        if packed is None:
+            return 0, None
+        return _manifest.decode(packed).arrival_ms, int(freshness_ms) if freshness_ms else None
+
     def mirror(self, pointer: Served) -> None:
         """Write down the served pointer as `control` has it."""
         self.client.set(self.names.key("served"), encode(pointer))

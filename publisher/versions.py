@@ -44,6 +44,14 @@ def judge(
     return Verdict.APPLY if kind == "snapshot" or sequence == held + 1 else Verdict.GAP
 
 
+def freshness(held: tuple[int, int | None], arrival_ms: int, now_ms: int) -> tuple[int, int | None]:
+    """Newest click arrival (0: none) and how long it took to be retrievable, after an update that holds `arrival_ms`.
+
+    An update that brings no newer click (catalogue only, or read again) says nothing new about freshness.
+    """
+    return (arrival_ms, now_ms - arrival_ms) if arrival_ms > held[0] else held
+
+
 def expired(versions: Iterable[int], served: Iterable[int], keep_versions: int) -> list[int]:
     """Versions to forget: all but the newest `keep_versions` and those that are served or would be gone back to."""
     newest_first = sorted(versions, reverse=True)

@@ -240,6 +240,28 @@ def test_restart_goes_on(own: Settings, trainer: Trainer, world: World, store: S
         assert (pointer_of(own).version, pointer_of(own).previous) == (4, 3)  # type: ignore[union-attr]
 
 
+def test_freshness_is_of_the_newest_click(own: Settings, trainer: Trainer, world: World, store: Store) -> None:
+    """An update without a newer click, and a restart, leave freshness as the newest click's delta had it."""
+
+    def told(recall: Recall) -> tuple[Any, Any]:
+        wait_for(lambda: recall.at(1, world.sequence) and store.applied().get("version:1") == world.sequence)
+        return recall.get("/version")["freshness_ms"], read_status(store.client, own.names)["freshness_ms"]
+
+    trainer.send(world.snapshot())
+    with publishing(own), serving(own) as recall:
+        assert told(recall) == (None, None)
+        trainer.send(world.delta(["u1"]))
+        first = told(recall)
+        assert 50 <= min(first) <= max(first) < 10_000
+        clicked_ms = world.manifest.arrival_ms
+        time.sleep(max(first) / 1_000)
+        trainer.send(world.delta([], ["i1"], arrival_ms=clicked_ms))
+        assert told(recall) == first
+    trainer.send(world.delta([], ["i2"], arrival_ms=clicked_ms))
+    with publishing(own), serving(own) as recall:
+        assert told(recall) == (first[1], first[1])
+
+
 def test_rolled_back_version_stays_back(own: Settings, trainer: Trainer, world: World) -> None:
     """After a roll-back neither deltas nor a restart of the publisher bring the version back; a newer one is served."""
     trainer.send(world.snapshot())

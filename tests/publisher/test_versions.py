@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.messages import Served
-from publisher.versions import Verdict, expired, judge, serve, should_serve
+from publisher.versions import Verdict, expired, freshness, judge, serve, should_serve
 
 APPLIED = {2: 40, 3: 7}
 
@@ -71,3 +71,13 @@ def test_pointer_follows_new_versions_only() -> None:
     assert not should_serve(back, "live", 2)
     assert should_serve(back, "live", 3)
     assert not should_serve(Served("backfill", 1, 0, 8), "live", 9)
+
+
+def test_freshness_needs_a_newer_click() -> None:
+    """Freshness is that of the newest click; an update without one keeps it, however late the update comes."""
+    assert freshness((0, None), 0, 9_000) == (0, None)
+    first = freshness((0, None), 1_000, 1_300)
+    assert first == (1_000, 300)
+    assert freshness(first, 1_000, 9_000_000) == first
+    assert freshness(first, 900, 9_000_000) == first
+    assert freshness(first, 2_000, 2_500) == (2_000, 500)

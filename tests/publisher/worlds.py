@@ -84,9 +84,13 @@ class World:
         return cut("snapshot", self.version, self.sequence, sections)
 
     def delta(
-        self, users: Iterable[str] = (), items: Iterable[str] = (), gone: tuple[list[str], list[str]] = ([], [])
+        self,
+        users: Iterable[str] = (),
+        items: Iterable[str] = (),
+        gone: tuple[list[str], list[str]] = ([], []),
+        arrival_ms: int | None = None,
     ) -> list[Chunk]:
-        """Chunks of the next sequence: new values for some, others gone (users, items)."""
+        """Chunks of the next sequence: new values for some, others gone (users, items); newest click just now."""
         users, items = list(users), list(items)
         self.draw(users, items)
         for user in gone[0]:
@@ -96,11 +100,10 @@ class World:
                 table.pop(item, None)
         self.sequence += 1
         clicks = self.manifest.click_number + 10
-        arrival_ms = int(time.time() * 1000) - 50
         self.manifest = replace_manifest(
             self.manifest,
             click_number=clicks,
-            arrival_ms=arrival_ms,
+            arrival_ms=int(time.time() * 1000) - 50 if arrival_ms is None else arrival_ms,
             samples=self.manifest.samples + 10,
             metrics={"recall_at_50": 0.25, "popularity_recall_at_50": 0.18},
             users=len(self.users),
