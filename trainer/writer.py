@@ -12,6 +12,7 @@ from contract.updates import Chunk
 
 ATTEMPTS = 5
 TIMEOUT_S = 30
+TRANSACTION_TIMEOUT_MS = 300_000  # a big snapshot takes long; brokers allow 15 min by default
 Key = tuple[int, int, int]  # version, sequence, chunk
 
 
@@ -27,7 +28,7 @@ class Writer:
         self.producer: Producer = kafka.producer(
             settings.kafka,
             transactional_id=settings.names.transactional_id("trainer"),
-            transaction_timeout_ms=60_000,
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
             linger_ms=0,
         )
         self.producer.init_transactions(TIMEOUT_S)
