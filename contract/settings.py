@@ -291,9 +291,21 @@ def contradictions(settings: Settings) -> list[str]:
     ports = [settings.streams.port, settings.train.port, settings.publisher.port, settings.server.port]
     if len(set(ports)) < len(ports):
         found.append(f"streams.port, train.port, publisher.port and server.port must differ, got {ports}")
-    if urlsplit(settings.redis.url.get_secret_value()).scheme not in {"redis", "rediss", "unix"}:
-        found.append("redis.url must start with redis://, rediss:// or unix://")
+    if fault := _url_fault(settings.redis.url.get_secret_value()):
+        found.append(f"redis.url {fault}")
     return found
+
+
+def _url_fault(url: str) -> str | None:
+    """What is wrong with a Redis URL, without a word of it: it may hold a password."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  (looked at for the error it raises)
+    except ValueError:
+        return "has no port from 0 to 65535 (in a user or password, / : @ are written %2F %3A %40)"
+    if parts.scheme not in {"redis", "rediss", "unix"}:
+        return "must start with redis://, rediss:// or unix://"
+    return None
 
 
 def load(flags: Mapping[str, Any] | None = None, stack: Mapping[str, Any] | None = None) -> Settings:
@@ -355,6 +367,10 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
         at = nested
         for group in groups:
             at = at.setdefault(group, {})
+            if not isinstance(at, dict):
+                raise SettingsError(f"{name}: {group} was given a value of its own, too; only one of them can be set")
+        if isinstance(at.get(last), dict):
+            raise SettingsError(f"{name}: it is a group, and settings within it were given, too; name those alone")
         at[last] = value
     return nested
 

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 
 import typer
 
-from contract.errors import HeadraceError
+from contract.errors import HeadraceError, UnreachableError
 from headrace import commands_data, commands_evaluate, commands_lag, commands_namespace, commands_recall, commands_stack
 
 INTERRUPTED = 130
+UNREACHABLE = UnreachableError.exit_code
+CLIENTS = {"cimpl", "confluent_kafka", "redis"}  # packages by name: importing them takes longer than most commands
 app = typer.Typer(
     name="headrace",
     help="The recall stage of a recommender that learns while people click.",
@@ -47,7 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # `headrace tail clicks | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except Exception as error:
+        if not is_outside(error):
+            raise
+        code = _say(f"{type(error).__name__}: {error}", UNREACHABLE)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def is_outside(error: Exception) -> bool:
+    """Whether Kafka, Redis or the system failed, which is no bug of ours and needs no traceback."""
+    packages = {kind.__module__.split(".")[0] for kind in type(error).__mro__}
+    return isinstance(error, OSError) or bool(packages & CLIENTS)
 
 
 def _say(text: str, code: int) -> int:

@@ -61,3 +61,18 @@ def test_secrets_never_show() -> None:
     with pytest.raises(SettingsError) as bad:
         load({"redis.url": "ftp://u:s3cret@h"})
     assert "s3cret" not in str(bad.value)
+
+
+def test_a_group_and_a_setting_within_it_exclude_each_other() -> None:
+    """kafka=1 beside kafka.partitions=3 is named, in either order."""
+    for flags in ({"kafka": "1", "kafka.partitions": "3"}, {"kafka.partitions": "3", "kafka": "1"}):
+        with pytest.raises(SettingsError, match="kafka"):
+            load(flags)
+
+
+@pytest.mark.parametrize("url", ["redis://:s3cret@h:99999/0", "redis://:s3cret/0", "redis://[s3cret"])
+def test_a_bad_port_or_host_in_the_url_of_redis_is_named(url: str) -> None:
+    """A URL that does not parse is a bad setting, told without a word of it."""
+    with pytest.raises(SettingsError, match=r"redis\.url") as bad:
+        load({"redis.url": url})
+    assert "s3cret" not in str(bad.value)

@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+import redis
+from confluent_kafka import KafkaError, KafkaException
 
 from contract.settings import Settings, environment_of, load
 from contract.topics import RAW_INPUTS, TOPICS
-from headrace import options, ports, stack, tables
+from headrace import cli, options, ports, stack, tables
 from headrace.stack import Record
 from tests.conftest import SettingsFactory
 
@@ -88,6 +90,27 @@ def test_an_unreachable_broker_is_named_within_five_seconds(line: str, tmp_path:
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert f"127.0.0.1:{port}" in done.stderr
     assert "--bootstrap-server" in done.stderr
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path: Path) -> None:
+    """An error of the system (a data directory beneath a file) is one line, exit 3, without a traceback."""
+    (tmp_path / "file").touch()
+    done = command("lag", "--set", "data_dir=file/beneath", cwd=tmp_path)
+    assert done.returncode == 3
+    assert done.stderr.startswith("headrace: NotADirectoryError: ")
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_only_errors_from_outside_lose_their_traceback() -> None:
+    """Kafka, Redis, the system and time-outs are told in a line; a bug of ours keeps its traceback."""
+    outside = [
+        KafkaException(KafkaError(-185)),
+        redis.ConnectionError("gone"),
+        TimeoutError("slow"),
+        OSError(28, "full"),
+    ]
+    assert all(map(cli.is_outside, outside))
+    assert not any(map(cli.is_outside, [KeyError("x"), ValueError("x"), AssertionError()]))
 
 
 def test_an_unreachable_recall_server_is_named(tmp_path: Path) -> None:
