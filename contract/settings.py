@@ -345,11 +345,15 @@ def environment_of(settings: Settings) -> dict[str, str]:
 
 
 def masked(url: str) -> str:
-    """Give a URL with its password replaced, fit for a log line."""
+    """Give a URL with its password and the values of its query replaced, fit for a log line."""
+    if _url_fault(url) is not None:
+        return "***"
     parts = urlsplit(url)
-    if parts.password is None:
+    if parts.password is None and not parts.query:
         return url
-    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")))
+    netloc = parts.netloc.replace(f":{parts.password}@", ":***@")
+    query = "&".join(f"{name}=***" for name in (pair.partition("=")[0] for pair in parts.query.split("&")) if name)
+    return urlunsplit(parts._replace(netloc=netloc, query=query))
 
 
 def _text(value: Any) -> str:
@@ -377,7 +381,9 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sentence(error: Any) -> str:
     where = ".".join(map(str, error["loc"]))
-    secret = any(word in where for word in ("password", "url"))
+    group = where.split(".")[0]
+    secret = any(word in where for word in ("password", "url")) or where in {"redis", "kafka"}
+    secret |= error["type"] == "extra_forbidden" and group in {"redis", "kafka"}  # a misspelt password
     came = "" if secret or error["type"] == "missing" else f", got {error['input']!r}"
     return f"{where}: {error['msg']}{came}"
 

@@ -44,7 +44,8 @@ def flags(
     for text in sets or ():
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise BadInputError(f"--set wants name=value, such as join.window_ms=60000, got {text!r}")
+            came = "a URL" if "://" in text else repr(text)  # it may hold a password
+            raise BadInputError(f"--set wants name=value, such as join.window_ms=60000, got {came}")
         given[name] = _list(name, value) if value.startswith("[") else value
     named = {"kafka.bootstrap_servers": bootstrap, "redis.url": redis_url, "namespace": namespace}
     return given | {name: value for name, value in named.items() if value is not None}

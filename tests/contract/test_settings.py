@@ -58,9 +58,13 @@ def test_secrets_never_show() -> None:
     settings = load({"redis.url": "redis://u:s3cret@h:1/0", "kafka.sasl_password": "s3cret"})
     assert "s3cret" not in repr(settings)
     assert masked("redis://u:s3cret@h:1/0") == "redis://u:***@h:1/0"
-    with pytest.raises(SettingsError) as bad:
-        load({"redis.url": "ftp://u:s3cret@h"})
-    assert "s3cret" not in str(bad.value)
+    assert masked("redis://h:1/0?password=s3cret&protocol=3") == "redis://h:1/0?password=***&protocol=***"
+    assert masked("redis://h:1/0") == "redis://h:1/0"
+    assert masked("redis://:s3cret/0") == "***"
+    for name in ("redis.url", "redis", "kafka", "redis.pasword", "kafka.sasl_pasword"):
+        with pytest.raises(SettingsError) as bad:
+            load({name: "ftp://u:s3cret@h"})
+        assert "s3cret" not in str(bad.value)
 
 
 def test_a_group_and_a_setting_within_it_exclude_each_other() -> None:

@@ -203,6 +203,7 @@ def test_no_secret_is_written_down() -> None:
     """What `up` records of the settings holds no password and no URL with one."""
     chosen = load({"redis.url": "redis://:hidden@h:1/0", "kafka.sasl_password": "hidden", "server.port": 8001})
     assert options.differences(chosen) == {"server.port": "8001"}
+    assert options.differences(load({"redis.url": "redis://h:1/0?password=hidden"})) == {}
     assert options.differences(load({"redis.url": "redis://h:1/0"})) == {"redis.url": "redis://h:1/0"}
 
 
