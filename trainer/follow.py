@@ -1,5 +1,6 @@
 """Catalogue and profiles: read whole at start, then followed. A checkpoint holds no features."""
 
+import threading
 from typing import cast
 
 from confluent_kafka import KafkaException, TopicPartition
@@ -25,9 +26,11 @@ class Follower:
         self.consumer.assign(partitions)
         self.seen: dict[str, set[str]] = {self.catalogue: set(), self.profiles: set()}
 
-    def start(self) -> None:
-        """Read both topics to their ends, and forget what the state has and they do not."""
+    def start(self, stop: threading.Event) -> bool:
+        """Read both topics to their ends, and forget what the state has and they do not; False: stopped before."""
         while self.unread:
+            if stop.is_set():
+                return False
             self.poll(0.2)
         state = self.state
         listed = {t for t, row in state.items.row_of.items() if state.flags["items.listed"][row]}
@@ -36,6 +39,7 @@ class Follower:
         for user_id in sorted((profiled | state.profiles.row_of.keys()) - self.seen[self.profiles]):
             state.forget_user(user_id)
         self.seen = {}
+        return True
 
     def poll(self, timeout_s: float = 0.0) -> int:
         """Take what is new; give the number of records."""

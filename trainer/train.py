@@ -56,10 +56,10 @@ def run(settings: Settings) -> None:
         loop = Loop(settings)
         server = health.serve(settings.train.port, loop.health)
         try:
-            loop.start()
-            while not stop.is_set():
-                loop.turn()
-            loop.checkpoint()
+            if loop.start(stop):
+                while not stop.is_set():
+                    loop.turn()
+                loop.checkpoint()
         finally:
             server.shutdown()
             loop.close()
@@ -128,9 +128,10 @@ class Loop:
         model = self.settings.model
         return {"dim": model.dim, "hidden": model.hidden, "bags": len(model.history_decays)}
 
-    def start(self) -> None:
-        """Features first, then a version to serve."""
-        self.follower.start()
+    def start(self, stop: threading.Event) -> bool:
+        """Features first, then a version to serve; False: stopped before the features were read."""
+        if not self.follower.start(stop):
+            return False
         last_version, last_sequence = self.writer.last()
         if last_version > self.version:  # also when nothing is known here but updates has versions
             self.version, self.sequence = last_version + 1, -1
@@ -140,11 +141,12 @@ class Loop:
             # rows published past the checkpoint are put back under the next sequence
             ahead, self.sequence = last_sequence > self.sequence, last_sequence
             if not ahead:
-                return
+                return True
         else:
             self.sequence = -1
         self.publish_snapshot()
         self.checkpoint()
+        return True
 
     # ---- one turn ----------------------------------------------------------------------------------------------------
 
