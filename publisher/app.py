@@ -32,6 +32,7 @@ from publisher.follow import Follower
 DEFAULT_K = 10
 ENDPOINTS = ("recall", "similar", "version", "healthz", "metrics", "docs", "openapi.json")
 EXCLUDE_SEEN = ("clicked", "shown", "none")
+MAX_BODY_BYTES = 1_000_000
 BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 JSON = "application/json"
 
@@ -136,8 +137,11 @@ def _candidates(app: FastAPI, recaller: Recaller, metrics: Metrics, k_max: int) 
 
     @app.post("/recall", summary="candidates of a user, context in the body", openapi_extra=_body(RecallRequest))
     async def recall_post(request: Request) -> Response:
+        body = await _read(request)
+        if body is None:
+            return _error(413, f"body: at most {MAX_BODY_BYTES} bytes are wanted, more came")
         try:
-            wanted = msgspec.json.decode(await request.body(), type=RecallRequest)
+            wanted = msgspec.json.decode(body, type=RecallRequest)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BadRequestError(f"body: {error}") from None
         _check(wanted.user_id, wanted.k, k_max, wanted.exclude_seen)
@@ -197,6 +201,16 @@ def _version(follower: Follower) -> dict[str, Any]:
         "freshness_ms": serving.freshness_ms,
         "metrics": found.manifest.metrics,
     }
+
+
+async def _read(request: Request) -> bytes | None:
+    """Body of a request; None, and no further read, where it is larger than any that makes sense."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_BODY_BYTES:
+            return None
+    return bytes(body)
 
 
 def _check(user: str, k: int, k_max: int, exclude_seen: str) -> None:

@@ -3,12 +3,14 @@
 Each test says how the world is changed by a delta first, so the laws hold for snapshot and overlay alike.
 """
 
+import socket
 import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import pytest
 
 from contract.redis import connect
@@ -170,6 +172,34 @@ def test_bad_requests_get_a_reason(shared: Shared, path: str, status: int, reaso
     answer = shared.recall.http.get(path)
     assert (answer.status_code, list(answer.json())) == (status, ["error"])
     assert reason in answer.json()["error"]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_large_body_is_refused(shared: Shared, chunked: bool) -> None:
+    """A body over 1 MB gets a 413 and a reason, its length told before or not; one of 1 MB is still read."""
+    head = b'{"user_id": "u1"'
+
+    def post(size: int) -> httpx.Response:
+        body = head + b" " * (size - len(head) - 1) + b"}"
+        parts = iter([body[at : at + 65_536] for at in range(0, size, 65_536)])
+        return shared.recall.http.post("/recall", content=parts if chunked else body)
+
+    assert post(1_000_000).status_code == 200
+    for size in (1_000_001, 5_000_000):
+        answer = post(size)
+        assert (answer.status_code, list(answer.json())) == (413, ["error"])
+        assert "1000000 bytes" in answer.json()["error"]
+    assert len(shared.recall.get("/recall/u1")["candidates"]) == 10
+
+
+def test_endless_body_is_not_kept(shared: Shared) -> None:
+    """A chunked body without an end is answered as soon as it is too large, not when it ends."""
+    address = "127.0.0.1", shared.settings.server.port
+    with socket.create_connection(address, timeout=5) as raw:
+        raw.sendall(b"POST /recall HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(16):
+            raw.sendall(b"10000\r\n" + b" " * 65_536 + b"\r\n")
+        assert raw.recv(64).startswith(b"HTTP/1.1 413 ")
 
 
 @pytest.mark.parametrize(
