@@ -174,7 +174,7 @@ def test_gap_crc_and_wrong_version_are_refused_and_healed(
     assert {c["item"] for c in recall.get("/recall/x", k=1_000)["candidates"]} == set(served)
     world.sequence += 1
     trainer.send(world.snapshot())
-    wait_for(lambda: recall.at(1, world.sequence))
+    wait_for(lambda: recall.at(1, world.sequence) and store.applied()["version:1"] == world.sequence)
     assert rows_of(store, 1) == packed(world)
     assert is_right(world, recall.get("/recall/u2", k=1_000), "u2", [])
     trainer.send(world.delta(["u7"], ["i7"]))
