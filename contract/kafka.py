@@ -21,7 +21,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetS
 
 from contract.errors import RefusedError, UnreachableError
 from contract.settings import Kafka, Settings
-from contract.topics import TOPICS
+from contract.topics import TOPICS, Topic
 
 PARTITIONER = "murmur2_random"  # Java's; librdkafka's default is CRC32 and would break co-partitioning
 MAX_DEAD_LETTER_BYTES = 4_000_000  # original bytes kept, so that headers still fit below DERIVED_MAX_BYTES
@@ -142,17 +142,12 @@ def create_topics(settings: Settings) -> list[str]:
     for topic in TOPICS:
         name = names.topic(topic.name)
         if name not in counts:
-            config = {"message.timestamp.type": "LogAppendTime"}
-            if topic.kind != "raw":
-                config["max.message.bytes"] = str(DERIVED_MAX_BYTES)
-            if topic.compacted:
-                config |= {"cleanup.policy": "compact", "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.1"}
             count = inputs if topic.partitions == "inputs" else 1
-            wanted.append(NewTopic(name, count, settings.kafka.replication_factor, config=config))
+            wanted.append(NewTopic(name, count, settings.kafka.replication_factor, config=_config(topic)))
         elif (
-            topic.kind == "derived"
+            topic.kind != "raw"
             and topic.partitions == "inputs"
-            and topic.name != "catalogue"
+            and topic.name not in {"catalogue", "items.dlq"}  # no partition of theirs is named
             and counts[name] != inputs
         ):
             raise RefusedError(
@@ -169,6 +164,17 @@ def create_topics(settings: Settings) -> list[str]:
                 raise
     _wait_for_leaders(client, [new.topic for new in wanted])
     return made
+
+
+def _config(topic: Topic) -> dict[str, str]:
+    config = {"message.timestamp.type": "LogAppendTime"}
+    if topic.kind != "raw":
+        config["max.message.bytes"] = str(DERIVED_MAX_BYTES)
+    if topic.compacted:
+        config |= {"cleanup.policy": "compact", "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.1"}
+    if topic.retention_ms is not None:
+        config["retention.ms"] = str(topic.retention_ms)
+    return config
 
 
 def _wait_for_leaders(client: AdminClient, names: list[str]) -> None:

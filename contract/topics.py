@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["raw", "derived", "dlq"]
+MONTH_MS = 30 * 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Topic:
     kind: Kind
     compacted: bool = False
     partitions: Literal["inputs", "one"] = "inputs"  # the shared partition count, or one
+    retention_ms: int | None = None  # None: the cluster's default
 
 
 TOPICS: tuple[Topic, ...] = (
@@ -57,6 +59,7 @@ TOPICS: tuple[Topic, ...] = (
         "trainer",
         "one per engaged (request, item), with the history before the exposure; hard negatives; progress markers",
         "derived",
+        retention_ms=MONTH_MS,  # a full update reads the days again that it was put off for
     ),
     Topic(
         "outcomes",

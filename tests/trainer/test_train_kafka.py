@@ -9,16 +9,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import pytest
 from confluent_kafka import TopicPartition
+from structlog.testing import capture_logs
 
 from contract import kafka
-from contract.messages import Item, Marker, Sample, User, encode
+from contract.messages import Item, Marker, Sample, SampleRecord, User, decoder, encode
 from contract.settings import Settings, environment_of
 from contract.updates import Assembler, Update, decode_chunk
-from tests.trainer.world import START_MS, samples
+from tests.trainer.world import DAY_MS, START_MS, learn, learner, samples
 from trainer import checkpoint
+from trainer.days import Days, Picks
+from trainer.full import full_update
+from trainer.reader import again
 
+decode_record = decoder(SampleRecord).decode
 SettingsFactory = Callable[..., Settings]
 PARTITIONS = 4
 WAIT_S = 60
@@ -167,6 +173,34 @@ def test_what_is_published_is_what_was_learned(prepared: Settings) -> None:
         assert wanted == {text: values[row].tobytes() for row, text in enumerate(ids) if text is not None}, name
     assert "i3" not in served_items
     assert "u4" not in served
+
+
+def test_a_full_update_goes_on_without_samples_that_retention_took(prepared: Settings) -> None:
+    """What is left is learned in order and the missing are counted in a warning; `samples` is kept for a month."""
+    topic, client = prepared.names.topic("samples"), kafka.admin(prepared.kafka)
+    assert kafka.retention_ms(client, topic) == 30 * 86_400_000
+    put(prepared, samples(60))
+    days, partition = Days("UTC", 1), 0
+    taken = []
+    for message in kafka.read_to_end(prepared.kafka, topic, list(range(PARTITIONS))):
+        record = decode_record(bytes(message.value() or b""))
+        if isinstance(record, Sample):
+            days.add(int(message.partition() or 0), int(message.offset() or 0), record.ts_ms)
+            taken.append((message.partition(), message.offset(), record))
+    own = [offset for at, offset, _ in taken if at == partition]
+    assert days.passed(START_MS + DAY_MS)
+    upto = TopicPartition(topic, partition, own[len(own) // 2])
+    client.delete_records([upto])[upto].result(10)
+    left = [r for at, offset, r in taken if at != partition or offset >= upto.offset]
+    picks = Picks(np.array(days.partition), np.array(days.offset))
+    assert again(prepared, picks) == left
+    taught = learner()
+    learn(taught, [r for _, _, r in taken])
+    with capture_logs() as lines:
+        full_update(prepared, taught, days)
+    gone = next(line for line in lines if line["event"] == "samples_gone")
+    assert (gone["log_level"], gone["missing"], gone["of"]) == ("warning", len(taken) - len(left), len(taken))
+    assert taught.state.numbers["full_updates"] == 1
 
 
 def test_second_trainer_is_refused(prepared: Settings) -> None:
