@@ -15,6 +15,7 @@ from trainer.frequency import F64, I64
 
 KS = (10, 50, 100)
 RECENT = 20_000  # scored samples of the `recent_` figures
+POSITIVES_MAX = 1_000  # remembered per user
 POPULARITY_HALF_LIFE = 2_000.0  # clicks, of the baseline
 MISS = np.iinfo(np.int64).max
 
@@ -22,7 +23,10 @@ F32 = npt.NDArray[np.float32]
 
 
 class Positives:
-    """What each user row has clicked first, and when."""
+    """What each user row has clicked first, and when: the newest POSITIVES_MAX of a user, the oldest go first.
+
+    A click on an item that was forgotten counts as a first one again, and the item is ranked for that user again.
+    """
 
     def __init__(self) -> None:
         self.by_user: dict[int, dict[int, int]] = {}
@@ -35,6 +39,8 @@ class Positives:
             if item not in liked:
                 liked[item] = ts
                 first[place] = True
+                while len(liked) > POSITIVES_MAX:
+                    del liked[next(iter(liked))]
         return first
 
     def pairs(self, users: I64) -> tuple[I64, I64, I64]:

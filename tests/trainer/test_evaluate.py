@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from contract.messages import Click
-from trainer.evaluate import KS, MISS, Positives, Recall, popularity_ranks, ranks
+from trainer.evaluate import KS, MISS, POSITIVES_MAX, Positives, Recall, popularity_ranks, ranks
 from trainer.frequency import Counts, log_q
 from trainer.table import Index
 
@@ -79,6 +79,21 @@ def test_only_the_first_click_on_an_item_is_scored() -> None:
     again = Positives()
     again.load(positives.state())
     assert again.by_user == positives.by_user == {1: {5: 10, 6: 14}, 2: {5: 12}}
+
+
+def test_the_newest_positives_of_a_user_are_kept() -> None:
+    """Past the bound a user's oldest positives go, nobody else's; a checkpoint goes on with the same ones."""
+    positives, more = Positives(), POSITIVES_MAX + 7
+    items = np.arange(more)
+    assert positives.add(np.array([2]), np.array([0]), np.array([0])).all()
+    assert positives.add(np.full(more, 1), items, items).all()
+    again = Positives()
+    again.load(positives.state())
+    for kept in (positives, again):
+        assert list(kept.by_user[1]) == list(range(7, more))
+        assert kept.by_user[2] == {0: 0}
+        assert kept.add(np.array([1, 1, 1]), np.array([8, 0, 7]), np.full(3, more)).tolist() == [False, True, True]
+        assert list(kept.by_user[1])[:1] + list(kept.by_user[1])[-2:] == [9, 0, 7]
 
 
 def test_counts_decay_by_clicks() -> None:
