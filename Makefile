@@ -31,7 +31,7 @@ status: $(STAMP) ## what is running, how far it is, how good it is
 	@$(BIN)/headrace status
 
 test: $(STAMP) ## all tests, on a Kafka and a Redis of their own
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP) ## ruff, mypy strict, import-linter
 	@$(BIN)/ruff check .

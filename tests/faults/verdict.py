@@ -1,11 +1,10 @@
 """After the faults: wait until nothing lags, then hold everything against the raw logs."""
 
 import json
+import sys
 import time
 import urllib.request
 from typing import NamedTuple
-
-from confluent_kafka import Message
 
 from contract import kafka
 from contract.errors import HeadraceError
@@ -78,8 +77,10 @@ def _raw(bench: Bench) -> Check:
     acknowledged = bench.feeder.acknowledged
     for topic in RAW:
         name = bench.settings.names.topic(topic)
-        found = sum(map(_one, kafka.read_to_end(bench.settings.kafka, name, list(range(PARTITIONS)))))
-        wanted = acknowledged[topic]
+        wanted, found = acknowledged[topic], _count(bench, name)
+        if wanted != found:  # seen once on a busy machine, gone at the next reading: say so, and judge by that one
+            print(f"{topic}: {wanted} acknowledged, a first reading found {found}", file=sys.stderr)  # noqa: T201
+            found = _count(bench, name)
         check.expected += wanted
         check.found += found
         check.missing += max(0, wanted - found)
@@ -89,8 +90,8 @@ def _raw(bench: Bench) -> Check:
     return check
 
 
-def _one(_: Message) -> int:
-    return 1
+def _count(bench: Bench, name: str) -> int:
+    return sum(1 for _ in kafka.read_to_end(bench.settings.kafka, name, list(range(PARTITIONS))))
 
 
 def _served(bench: Bench) -> Check:

@@ -59,7 +59,7 @@ def test_killed_at_any_point_it_goes_on_exactly(settings: SettingsFactory) -> No
     """A transaction is seen whole or not at all: after each kill -9 and a restart all equals the offline join."""
     made = settings(**SHORT, **{"streams.batch_records": 100})
     kafka.create_topics(made)
-    points = ("produce:3", "before_offsets", "before_commit", "after_commit", "rebuild:2", "rebuild:30", "")
+    points = ("produce:3", "before_offsets", "before_commit", "after_commit", "rebuild:2", "rebuild:7", "")
     for n, point in enumerate(points):
         send(made, stream(200, seed=n, start_ms=START_MS + n * 100_000))
         with process(made, crash_point=point and f"streams.{point}") as running:
