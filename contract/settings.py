@@ -158,6 +158,11 @@ class Train(_Group):
     checkpoint_interval_ms: int = Field(10_000, ge=100, description="wall time between checkpoints while samples come")
     max_user_rows: int = Field(5_000_000, ge=1, description="user-ID rows kept; the longest unseen go first")
     max_item_rows: int = Field(2_000_000, ge=1, description="item-ID rows kept; the longest unseen go first")
+    max_token_rows: int = Field(
+        200_000,
+        ge=1,
+        description="rows of each feature-token table; tokens past that stay unknown, as does text past 1.2 MB",
+    )
 
 
 class Full(_Group):
