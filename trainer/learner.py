@@ -51,14 +51,15 @@ class Gathered:
 
 
 def gather(table: Rows, asked: I64) -> Gathered:
-    """Distinct rows of those asked for, in row order."""
+    """Distinct rows of those asked for, in row order; a row of -1 has the place -1."""
+    known = asked >= 0
     marked = np.zeros(len(table.values), bool)
-    marked[asked] = True
+    marked[asked[known]] = True
     rows = np.flatnonzero(marked)
     place = np.empty(len(marked), np.int64)
     place[rows] = np.arange(len(rows))
     at = torch.from_numpy(rows)
-    return Gathered(table, at, torch.from_numpy(place[asked]), leaf(table.values[at]))
+    return Gathered(table, at, torch.from_numpy(np.where(known, place[asked], -1)), leaf(table.values[at]))
 
 
 class Learner:
@@ -72,7 +73,7 @@ class Learner:
         prior = Prior(
             model.prior_half_lives or [half_life], half_life, model.prior_weight, model.prior_epsilon, mixed=mixed
         )
-        self.state = State(model.dim, bag_count, model.hidden, half_life, prior, train.seed)
+        self.state = State(model.dim, bag_count, model.hidden, half_life, prior, train.seed, train.max_token_rows)
 
     # ---- one step ----------------------------------------------------------------------------------------------------
 

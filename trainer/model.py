@@ -105,9 +105,13 @@ def bags(rows: Tensor, places: Tensor, lengths: I64, weights: list[Tensor]) -> T
 
 
 def token_sums(rows: Tensor, flat: Tensor, lengths: Tensor) -> Tensor:
-    """Sums [n, D] of token rows (flat places, `lengths` [n] of them each) over sqrt(their number)."""
+    """Sums [n, D] of token rows (flat places, `lengths` [n] of them each) over sqrt(their number); -1: a zero row."""
     offsets = torch.cumsum(lengths, 0) - lengths  # [n]
-    if len(flat) == 0:
+    known = flat >= 0
+    if not known.any():
         return torch.zeros(len(lengths), rows.shape[1])
-    sums = torch.nn.functional.embedding_bag(flat, rows, offsets, mode="sum")  # [n, D]
+    weights = None if known.all() else known.to(rows.dtype)
+    sums = torch.nn.functional.embedding_bag(
+        flat.clamp_min(0), rows, offsets, mode="sum", per_sample_weights=weights
+    )  # [n, D]
     return sums / lengths.clamp_min(1).sqrt().unsqueeze(1)  # [n, D]

@@ -48,6 +48,7 @@ class Catalogue:
         """Tokens of item rows [m]."""
         flat, lengths = self.owners.flat(rows)
         owner = np.repeat(np.arange(len(rows)), lengths)
+        owner, flat = owner[flat >= 0], flat[flat >= 0]
         return Tokens(owner, self.feature_of[flat], flat, len(rows), self.features)
 
     def plan(self, items: int, transforms: list[str], rng: np.random.Generator) -> Plan | None:

@@ -25,11 +25,14 @@ EXPIRED_AT_ONCE = 100  # one in so many rows goes when a table is full
 class State:
     """What learning changes; `catalogue`, `profile` and `forget_...` bring in what the other topics say."""
 
-    def __init__(self, dim: int, bags: int, hidden: int, half_life: float, prior: Prior, seed: int) -> None:
+    def __init__(
+        self, dim: int, bags: int, hidden: int, half_life: float, prior: Prior, seed: int, max_tokens: int
+    ) -> None:
         self.live = Model(dim, bags, hidden, seed)
         self.full = Model(dim, bags, hidden, seed)
         self.users, self.items, self.profiles = Index(), Index(), Index()
-        self.profile_tokens, self.item_tokens, self.context = Owners(dim), Owners(dim), Vocabulary()
+        self.profile_tokens, self.item_tokens = Owners(dim, max_tokens), Owners(dim, max_tokens)
+        self.context = Vocabulary(max_tokens)
         self.counts, self.popularity = Counts(half_life), Counts(POPULARITY_HALF_LIFE)
         self.prior = prior
         self.sent = np.zeros((16, 2))  # [capacity, 2] count as published, and the click number it is as of

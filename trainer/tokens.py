@@ -17,6 +17,10 @@ from trainer.frequency import I64
 from trainer.model import token_sums
 from trainer.table import Index, Rows, doubled
 
+UNKNOWN = -1  # row of a token without one: counts in a sum's divisor and adds nothing, as on the server
+MAX_ROWS = 200_000
+MAX_BYTES = 1_200_000  # of a table's token texts: three tables in one manifest stay below DERIVED_MAX_BYTES
+TOKEN_BYTES = 5  # of a token in the manifest beside its key
 NONE: I64 = np.zeros(0, np.int64)
 
 
@@ -32,15 +36,30 @@ def token(text: str) -> Token:
 
 
 class Vocabulary:
-    """Token keys to rows of one token table."""
+    """Token keys to rows of one token table, which never frees a row.
 
-    def __init__(self, index: Index | None = None) -> None:
-        self.index = index or Index()
+    A snapshot's manifest holds all tokens of all tables and goes out as one chunk: hence a bound of bytes beside the
+    one of rows. Once the table is full, new tokens stay UNKNOWN: ids that never come back (sessions) are no features.
+    """
+
+    def __init__(self, max_rows: int = MAX_ROWS) -> None:
+        self.index, self.max_rows = Index(), max_rows
+        self._bytes = self._counted = 0  # text of the first rows, counted up when asked for
 
     def admit(self, features: Mapping[str, Any]) -> I64:
-        """Rows [n] of all tokens of an owner's features; new tokens get new rows."""
-        found = [self.index.admit(key(t)) for group in tokens(features).values() for t in group]
+        """Rows [n] of all tokens of an owner's features; new tokens get new rows while there is room, else UNKNOWN."""
+        found = [self._row(key(t)) for group in tokens(features).values() for t in group]
         return np.array(found, np.int64) if found else NONE
+
+    def _row(self, text: str) -> int:
+        row = self.index.get(text)
+        return self.index.admit(text) if row < 0 and not self._full(text) else row
+
+    def _full(self, text: str) -> bool:
+        for old in self.index.ids[self._counted :]:  # a checkpoint fills the index from outside
+            self._bytes += len((old or "").encode()) + TOKEN_BYTES
+        self._counted = self.index.rows
+        return self.index.rows >= self.max_rows or self._bytes + len(text.encode()) + TOKEN_BYTES > MAX_BYTES
 
     def tokens(self) -> list[Token]:
         """All tokens in row order."""
@@ -50,8 +69,8 @@ class Vocabulary:
 class Owners:
     """Each owner row's tokens, and their sums, kept while the token table stands still."""
 
-    def __init__(self, dim: int) -> None:
-        self.vocabulary = Vocabulary()
+    def __init__(self, dim: int, max_tokens: int = MAX_ROWS) -> None:
+        self.vocabulary = Vocabulary(max_tokens)
         self.lists: list[I64] = []
         self.sums = torch.zeros(16, dim)  # [capacity, D]
         self.stale = np.ones(16, bool)  # [capacity]
