@@ -185,13 +185,14 @@ def test_a_full_update_goes_on_without_samples_that_retention_took(prepared: Set
     for message in kafka.read_to_end(prepared.kafka, topic, list(range(PARTITIONS))):
         record = decode_record(bytes(message.value() or b""))
         if isinstance(record, Sample):
-            days.add(int(message.partition() or 0), int(message.offset() or 0), record.ts_ms)
-            taken.append((message.partition(), message.offset(), record))
-    own = [offset for at, offset, _ in taken if at == partition]
+            at = int(message.partition() or 0), int(message.offset() or 0)
+            days.add(*at, record.ts_ms)
+            taken.append((*at, record))
+    own = [offset for p, offset, _ in taken if p == partition]
     assert days.passed(START_MS + DAY_MS)
     upto = TopicPartition(topic, partition, own[len(own) // 2])
     client.delete_records([upto])[upto].result(10)
-    left = [r for at, offset, r in taken if at != partition or offset >= upto.offset]
+    left = [r for p, offset, r in taken if p != partition or offset >= upto.offset]
     picks = Picks(np.array(days.partition), np.array(days.offset))
     assert again(prepared, picks) == left
     taught = learner()
