@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Sequence
 
+from confluent_kafka import KafkaException
+
 from contract.errors import UnreachableError
 from contract.settings import Settings
 from headrace import offsets, stack, status
@@ -14,6 +16,7 @@ CALM_AFTER_START_S = 3.0
 CALM_AFTER_IDLE_S = 2.0
 STUCK_S = 180.0
 SAID_EVERY_S = 5.0
+SILENT = "Kafka does not answer"
 
 
 def wait(settings: Settings, say: Callable[[str], None], calm_s: float) -> None:
@@ -24,19 +27,27 @@ def wait(settings: Settings, say: Callable[[str], None], calm_s: float) -> None:
     calm_since = moved = said = time.monotonic()
     before: list[Row] = []
     while True:
-        rows = offsets.lag(settings)
+        rows = _look(settings)
         now = time.monotonic()
-        if [(r.committed, r.end) for r in rows] != [(r.committed, r.end) for r in before]:
+        if rows and [(r.committed, r.end) for r in rows] != [(r.committed, r.end) for r in before]:
             before, moved = rows, now
-        if total(rows) or status.served_version(settings) is None:
+        if not rows or total(rows) or status.served_version(settings) is None:
             calm_since = now
         if now - calm_since >= calm_s:
             return
         if now - said >= SAID_EVERY_S:
-            say(f"records left: {by_group(rows)}")
+            say(f"records left: {by_group(rows)}" if rows else SILENT)
             said = now
         _refuse_stuck(settings, rows, now - moved)
         time.sleep(POLL_S)
+
+
+def _look(settings: Settings) -> list[Row]:
+    """Rows of all groups; none while Kafka does not answer, which a busy machine gets over."""
+    try:
+        return offsets.lag(settings)
+    except (KafkaException, TimeoutError, UnreachableError):
+        return []
 
 
 def calm_s(settings: Settings, *, events: bool, started: bool) -> float:
@@ -65,6 +76,6 @@ def _refuse_stuck(settings: Settings, rows: Sequence[Row], still_s: float) -> No
             )
     if still_s > STUCK_S:
         raise UnreachableError(
-            f"nothing moved for {STUCK_S:.0f} s ({by_group(rows)}): see `headrace status`, "
+            f"nothing moved for {STUCK_S:.0f} s ({by_group(rows) if rows else SILENT}): see `headrace status`, "
             f"`headrace lag` and {settings.data_dir / 'logs'}"
         )

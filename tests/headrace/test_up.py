@@ -13,7 +13,8 @@ import pytest
 
 from contract import kafka as edge
 from contract.errors import HeadraceError, RefusedError, UnreachableError
-from headrace import example, ports, stack, up
+from contract.settings import load
+from headrace import example, ports, ready, stack, up
 from headrace.down import down
 from headrace.process import of_stack, wait_until
 from tests.conftest import SettingsFactory
@@ -78,6 +79,18 @@ def test_the_example_is_replayed_once(settings: SettingsFactory, tmp_path: Path)
     counts = edge.partition_counts(edge.admin(mine.kafka))
     found = [message.value() or b"" for message in edge.read_to_end(mine.kafka, topic, list(range(counts[topic])))]
     assert sorted(found) == sorted(line.strip().encode() for line in lines)
+
+
+def test_a_kafka_that_falls_silent_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting goes on while Kafka does not answer, says so, and ends only once nothing has moved for too long."""
+    monkeypatch.setattr(ready, "STUCK_S", 2.0)
+    monkeypatch.setattr(ready, "SAID_EVERY_S", 0.5)
+    address = f"127.0.0.1:{ports.free()}"
+    mine = load({"kafka.bootstrap_servers": address, "kafka.reach_timeout_ms": 300, "data_dir": tmp_path})
+    said: list[str] = []
+    with pytest.raises(UnreachableError, match=r"nothing moved .*Kafka does not answer"):
+        ready.wait(mine, said.append, calm_s=1.0)
+    assert said.count(ready.SILENT) >= 2
 
 
 @pytest.fixture
