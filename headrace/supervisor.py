@@ -111,8 +111,7 @@ class Supervisor:
 
     def bound_logs(self) -> None:
         """Move a log that grew too long aside, replacing the one before; its writer appends on, from zero."""
-        for child in self.children:
-            log = self.log(child)
+        for log in (self.home / "logs" / "supervisor.log", *map(self.log, self.children)):
             with contextlib.suppress(OSError):
                 if log.stat().st_size > LOG_MAX_BYTES:
                     log.with_suffix(".log.1").write_bytes(log.read_bytes())

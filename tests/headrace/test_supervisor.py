@@ -175,10 +175,11 @@ def test_after_down_addresses_are_forgotten_and_ports_kept(tmp_path: Path) -> No
     assert (record.settings, record.ports) == ({}, {"redis": 1})
 
 
-def test_logs_are_bounded(tmp_path: Path) -> None:
-    """A log that grew past its bound is moved aside once and starts from zero."""
+@pytest.mark.parametrize("name", ["streams", "supervisor"])
+def test_logs_are_bounded(name: str, tmp_path: Path) -> None:
+    """A log that grew past its bound, the supervisor's own too, is moved aside once and starts from zero."""
     supervisor = Supervisor(tmp_path, Plan(uuid4().hex, [Service("streams", SLEEP)]))
-    log = tmp_path / "logs" / "streams.log"
+    log = tmp_path / "logs" / f"{name}.log"
     log.parent.mkdir()
     log.write_bytes(b"x" * (LOG_MAX_BYTES + 1))
     supervisor.bound_logs()
