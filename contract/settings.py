@@ -170,9 +170,6 @@ class Full(_Group):
 
     time_zone: str = Field("UTC", description="zone of the day border, an IANA name")
     min_samples: int = Field(500, ge=1, description="days with fewer samples are merged into the next")
-    cutover_deadline_ms: int = Field(
-        3_600_000, ge=0, description="event time that the incremental side may run on during a full update"
-    )
     layer_rate: float = Field(0.01, gt=0, le=10, description="learning rate of the towers' layers in a full update")
 
     self_weight: float = Field(
