@@ -91,13 +91,12 @@ class CheckIn:
             raise UnreachableError(f"{missing[0]} of {len(records)} checked {topic} were not acknowledged")
 
     def _write_one(self, topic: Checked, record: Arrived, delivered: Callable[[Any, Message], None]) -> None:
-        at: dict[str, Any] = {"partition": record.partition()}
+        # Items go wherever the key hashes to: their raw topic may have another number of partitions than the DLQ.
+        at: dict[str, Any] = {} if topic == "items" else {"partition": record.partition()}
         try:
             made = check(topic, record.key(), record.value(), record.partition(), self._partitions)
             name, key, value = DERIVED[topic], made.key, made.value
             verdict = "deleted" if value is None else "accepted"
-            if topic == "items":
-                at = {}  # wherever the key hashes to
         except Refused as refused:
             letter = kafka.dead_letter(cast("Message", record), refused.reason, str(refused), "check")
             name, verdict = f"{topic}.dlq", refused.reason
@@ -151,7 +150,7 @@ def build(
         web_enabled=True,
         web_host="127.0.0.1",
         web_bind="127.0.0.1",
-        web_port=settings.streams.port + slot,
+        web_port=settings.streams.port + 100 * slot,  # the next ports are the other roles'
         worker_redirect_stdouts=False,
     )
     app.conf.web_tables_enabled = False

@@ -56,7 +56,7 @@ def role(settings: Settings, where: Path, slot: int = 0) -> Iterator[subprocess.
 
 def page(settings: Settings, path: str, slot: int = 0) -> bytes:
     """Body of one of the role's pages."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{settings.streams.port + slot}{path}", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{settings.streams.port + 100 * slot}{path}", timeout=5) as answer:
         return bytes(answer.read())
 
 
