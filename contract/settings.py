@@ -98,7 +98,7 @@ class PopularityCounts(_Group):
 class Streams(_Group):
     """The streams role."""
 
-    port: Port = Field(6066, description="web port: /healthz /metrics /lag")
+    port: Port = Field(6066, description="web port: /healthz /metrics /lag; slot n listens on this + 100 n")
     batch_records: int = Field(5_000, ge=1, le=100_000, description="records taken from Kafka at once")
     commit_interval_ms: int = Field(250, ge=10, le=10_000, description="wall time between transactions")
     transaction_timeout_ms: int = Field(
