@@ -98,9 +98,11 @@ class Stack:
             return json.load(answer)
 
     def learned(self) -> int:
-        """Samples that the served model has learned."""
+        """Samples that the served model has learned, rows in Redis and items in the server alike."""
         found = read_status(connect(self.settings.redis), self.settings.names)
-        return int(found.get("samples", 0))
+        with contextlib.suppress(OSError):
+            return min(int(found.get("samples", 0)), int(self.get("/version").get("samples", 0)))
+        return 0
 
     def send(self, events: Iterable[Exposure | Click | Item]) -> int:
         """Produce raw events in this order; how many."""

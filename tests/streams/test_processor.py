@@ -67,6 +67,7 @@ def test_killed_at_any_point_it_goes_on_exactly(settings: SettingsFactory) -> No
                 wait(lambda: sum(committed(made).values()) > n * 200)  # noqa: B023  (called at once)
                 running.kill()
             assert running.wait(30) == -signal.SIGKILL
+    send(made, stream(200, seed=99, start_ms=START_MS + 900_000))  # so that who is caught up has started
     with process(made) as running:
         wait(lambda: caught_up(made))
         running.terminate()
