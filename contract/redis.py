@@ -8,7 +8,8 @@ from redis.cluster import RedisCluster
 from redis.retry import Retry
 
 from contract.errors import UnreachableError
-from contract.settings import Redis, masked
+from contract.redis_url import masked
+from contract.settings import Redis
 
 Client = redis.Redis | RedisCluster
 

@@ -10,17 +10,19 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
 from zoneinfo import available_timezones
 
 import pydantic_settings
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from contract import redis_url
 from contract.errors import SettingsError
 from contract.topics import Names
 
-Port = Annotated[int, Field(ge=1, le=65_535)]
+LAST_PORT = 65_535
+SLOT_PORTS = 100
+Port = Annotated[int, Field(ge=1, le=LAST_PORT)]
 NAME = r"^[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?$"
 
 
@@ -105,6 +107,17 @@ class Streams(_Group):
         10_000, ge=1_000, le=900_000, description="the broker aborts a transaction older than this"
     )
     session_timeout_ms: int = Field(10_000, ge=6_000, le=1_800_000, description="group session time-out")
+
+    def port_of(self, slot: int) -> int:
+        """Port of a slot's pages (the ports in between are the other roles'); SettingsError past the last one."""
+        port = self.port + SLOT_PORTS * slot
+        if port > LAST_PORT:
+            most = (LAST_PORT - self.port) // SLOT_PORTS
+            raise SettingsError(
+                f"slot {slot} would serve its pages on port {port} (streams.port + {SLOT_PORTS} * slot), and ports end "
+                f"at {LAST_PORT}: --slot may be at most {most}, or lower --set streams.port={self.port}"
+            )
+        return port
 
 
 class Model(_Group):
@@ -219,7 +232,7 @@ class Publisher(_Group):
 class Server(_Group):
     """The recall server."""
 
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0: every one")
     port: Port = Field(8000, description="port to listen on")
     k_max: int = Field(1_000, ge=1, le=100_000, description="largest k of one request")
     degraded_after_ms: int = Field(60_000, ge=1_000, description="publisher silence after which answers say so")
@@ -246,6 +259,9 @@ class Settings(BaseSettings):
         description="put before every topic, group and key, for a shared cluster",
     )
     data_dir: Path = Field(Path(".headrace"), description="where local state, logs, checkpoints and index files live")
+    pages_host: str = Field(
+        "127.0.0.1", min_length=1, description="address that the pages of streams, trainer and publisher listen on"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line logged")
     kafka: Kafka = Kafka()
     redis: Redis = Redis()
@@ -293,21 +309,9 @@ def contradictions(settings: Settings) -> list[str]:
     ports = [settings.streams.port, settings.train.port, settings.publisher.port, settings.server.port]
     if len(set(ports)) < len(ports):
         found.append(f"streams.port, train.port, publisher.port and server.port must differ, got {ports}")
-    if fault := _url_fault(settings.redis.url.get_secret_value()):
+    if fault := redis_url.fault(settings.redis.url.get_secret_value()):
         found.append(f"redis.url {fault}")
     return found
-
-
-def _url_fault(url: str) -> str | None:
-    """What is wrong with a Redis URL, without a word of it: it may hold a password."""
-    try:
-        parts = urlsplit(url)
-        parts.port  # noqa: B018  (looked at for the error it raises)
-    except ValueError:
-        return "has no port from 0 to 65535 (in a user or password, / : @ are written %2F %3A %40)"
-    if parts.scheme not in {"redis", "rediss", "unix"}:
-        return "must start with redis://, rediss:// or unix://"
-    return None
 
 
 def load(flags: Mapping[str, Any] | None = None, stack: Mapping[str, Any] | None = None) -> Settings:
@@ -344,18 +348,6 @@ def environment_of(settings: Settings) -> dict[str, str]:
         else:
             flat[f"HEADRACE_{name}".upper()] = _text(value)
     return flat
-
-
-def masked(url: str) -> str:
-    """Give a URL with its password and the values of its query replaced, fit for a log line."""
-    if _url_fault(url) is not None:
-        return "***"
-    parts = urlsplit(url)
-    if parts.password is None and not parts.query:
-        return url
-    netloc = parts.netloc.replace(f":{parts.password}@", ":***@")
-    query = "&".join(f"{name}=***" for name in (pair.partition("=")[0] for pair in parts.query.split("&")) if name)
-    return urlunsplit(parts._replace(netloc=netloc, query=query))
 
 
 def _text(value: Any) -> str:

@@ -49,7 +49,7 @@ def produce(
     as_json: options.AsJson = False,
 ) -> None:
     """Write events to a raw topic, checked line by line; or replay a directory; or delete items and users."""
-    settings = options.settings(bootstrap_server, None, None, set_)
+    settings = options.settings(bootstrap_server, None, None, set_, needs=["kafka"])
     from streams import produce as producing  # noqa: PLC0415  (librdkafka: `--help` does without; likewise below)
 
     if directory is not None:
@@ -103,7 +103,7 @@ def tail(
     as_json: options.AsJson = False,
 ) -> None:
     """Records of a topic, decoded: one JSON document a line."""
-    settings = options.settings(bootstrap_server, None, namespace, set_)
+    settings = options.settings(bootstrap_server, None, namespace, set_, needs=["kafka"])
     import msgspec  # noqa: PLC0415
 
     from headrace.tail import tail as records  # noqa: PLC0415

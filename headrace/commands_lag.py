@@ -40,7 +40,7 @@ def lag(
     as_json: options.AsJson = False,
 ) -> None:
     """How far every consumer group is: records left, seconds behind, state; exit 1 on STOP, STALL or REWIND."""
-    settings = options.settings(bootstrap_server, None, namespace, set_)
+    settings = options.settings(bootstrap_server, None, namespace, set_, needs=["kafka"])
     from headrace import offsets  # noqa: PLC0415
     from streams.lag import FAILING  # noqa: PLC0415
 

@@ -91,11 +91,10 @@ def _time(flag: str, text: str | None) -> int | None:
 
 
 def _backfill(settings: "Settings", name: str, asked: dict[str, Any], *, execute: bool, as_json: bool) -> None:
-    from contract.settings import load  # noqa: PLC0415  (`--help` does without; likewise below)
-    from headrace import backfill as running  # noqa: PLC0415
+    from headrace import backfill as running  # noqa: PLC0415  (`--help` does without; likewise below)
     from streams import backfill as planning  # noqa: PLC0415
 
-    load({"namespace": name})  # a name that cannot be one is said before anything is read
+    options.namespace_name(name)  # what cannot be one is said before anything is read
     if (since := asked["since_ms"]) is not None and (until := asked["until_ms"]) is not None and since >= until:
         raise BadInputError("--since must be before --until")
     news = running.namespaced(settings, name)
@@ -193,11 +192,9 @@ def promote(
 ) -> None:
     """Answer from another namespace, at once; `headrace rollback` goes back."""
     settings = options.settings(bootstrap_server, redis_url, None, set_)
-    from contract.settings import load  # noqa: PLC0415
     from headrace import namespaces  # noqa: PLC0415
 
-    load({"namespace": name})
-    _print_switched(namespaces.promote(settings, name), as_json)
+    _print_switched(namespaces.promote(settings, options.namespace_name(name)), as_json)
 
 
 def roll_back(
@@ -233,12 +230,9 @@ def drop(
 ) -> None:
     """Remove a namespace whole: derived topics, groups, Redis keys and files; never the raw topics."""
     settings = options.settings(bootstrap_server, redis_url, None, set_)
-    from contract.settings import load  # noqa: PLC0415
     from headrace import namespaces  # noqa: PLC0415
 
-    load({"namespace": name})
-    say = show.said_once(show.err())
-    found = namespaces.drop(settings, name, say)
+    found = namespaces.drop(settings, options.namespace_name(name), show.said_once(show.err()))
     if show.wants_json(as_json):
         show.print_json(found._asdict())
         return

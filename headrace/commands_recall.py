@@ -6,7 +6,7 @@ from urllib.parse import quote, urlencode
 import typer
 
 from contract.errors import BadInputError, UnreachableError
-from headrace import options, show
+from headrace import options, ports, show
 
 K = Annotated[int, typer.Option("-k", min=1, help="how many candidates")]
 PATIENCE_S = 5.0
@@ -50,33 +50,28 @@ def similar(
 def _context(pairs: list[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for text in pairs:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise BadInputError(f"--context wants name=value, such as device=phone, got {text!r}")
+        name, value = options.pair("--context", text, "device=phone")
         found.setdefault(f"context.{name}", []).append(value)
     return found
 
 
 def _ask(path: str, query: dict[str, Any], set_: list[str] | None) -> dict[str, Any]:
     from urllib.error import HTTPError  # noqa: PLC0415  (`--help` does not wait for it; likewise below)
-    from urllib.request import Request, urlopen  # noqa: PLC0415
 
     import msgspec  # noqa: PLC0415
 
-    server = options.settings(sets=set_).server
-    host = "127.0.0.1" if server.host in {"0.0.0.0", "::"} else server.host  # noqa: S104  (compared, not bound)
-    url = f"http://{host}:{server.port}{path}?{urlencode(query, doseq=True)}"
+    server = options.settings(sets=set_, needs=()).server
     try:
-        with urlopen(Request(url), timeout=PATIENCE_S) as answer:
-            return dict(msgspec.json.decode(answer.read()))
+        with ports.page(server.host, server.port, f"{path}?{urlencode(query, doseq=True)}", PATIENCE_S) as answer:
+            return msgspec.json.decode(answer.read(), type=dict[str, Any])
     except HTTPError as error:
         if error.code in CLIENT_ERRORS:
             raise BadInputError(f"the recall server refused: {_reason(error.read())}") from None
         raise UnreachableError(f"the recall server answered {error.code}: {_reason(error.read())}") from None
-    except OSError as error:
+    except (OSError, msgspec.MsgspecError) as error:
         reason = getattr(error, "reason", error)
         raise UnreachableError(
-            f"the recall server at {host}:{server.port} does not answer ({reason}): "
+            f"the recall server at {ports.asked(server.host)}:{server.port} does not answer ({reason}): "
             "check `headrace status` and --set server.port=..."
         ) from None
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from headrace import options, show
+from contract.errors import BadInputError
+from headrace import options, ports, show
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "kuairand"
 ROLE_MODULES = {
@@ -66,6 +67,7 @@ def up(
             sent = examples.replay_once(settings, EXAMPLE, speed, say)
         ready.wait(settings, say, ready.calm_s(settings, events=sent, started=started))
     _print_status(settings, as_json)
+    _print_advice(settings)
     if not show.wants_json(as_json):
         _print_addresses(settings)
     while follow:
@@ -74,11 +76,12 @@ def up(
 
 
 def _print_addresses(settings: Any) -> None:
-    from contract.settings import masked  # noqa: PLC0415
+    from contract.redis_url import masked  # noqa: PLC0415
 
     show.out().print(
         f"Kafka {settings.kafka.bootstrap_servers} · Redis {masked(settings.redis.url.get_secret_value())} · "
-        f"recall server http://{settings.server.host}:{settings.server.port}/docs · `headrace down` stops it all",
+        f"recall server {ports.url(settings.server.host, settings.server.port, '/docs')} · "
+        "`headrace down` stops it all",
         style="dim",
         markup=False,
     )
@@ -101,10 +104,19 @@ def status(
     as_json: options.AsJson = False,
 ) -> None:
     """What runs, how far it is, how good it is."""
-    _print_status(options.settings(bootstrap_server, redis_url, namespace, set_), as_json)
+    settings = options.settings(bootstrap_server, redis_url, namespace, set_)
+    if _print_status(settings, as_json)["lag"] is not None:  # Kafka answers
+        _print_advice(settings)
 
 
-def _print_status(settings: Any, as_json: bool) -> None:
+def _print_advice(settings: Any) -> None:
+    from headrace import status as states  # noqa: PLC0415
+
+    if said := states.advice(settings):
+        show.err().print(said, markup=False, soft_wrap=True)
+
+
+def _print_status(settings: Any, as_json: bool) -> dict[str, Any]:
     from headrace import status as states  # noqa: PLC0415
 
     found = states.collect(settings)
@@ -112,6 +124,7 @@ def _print_status(settings: Any, as_json: bool) -> None:
         show.print_json(found)
     else:
         show.out().print(states.render(found, settings))
+    return found
 
 
 def run(
@@ -124,9 +137,14 @@ def run(
 ) -> None:
     """Run one role here, in the foreground."""
     settings = options.settings(bootstrap_server, redis_url, namespace, set_)
-    from contract import log  # noqa: PLC0415
+    if role is Role.streams:
+        settings.streams.port_of(slot)  # past the last port: said before Kafka is waited for
+    elif slot:
+        raise BadInputError(f"--slot numbers workers of streams, {role} has none: leave it out")
+    from contract import health, log  # noqa: PLC0415
 
     log.set_up(role.value, settings.log_level)
+    health.listen_on(settings.pages_host)
     module = importlib.import_module(ROLE_MODULES[role.value])
     if role is Role.streams:
         module.run(settings, slot=slot)

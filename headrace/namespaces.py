@@ -5,7 +5,6 @@ import shutil
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
-from urllib.request import urlopen
 
 import msgspec
 import redis
@@ -127,7 +126,7 @@ def _switch(settings: Settings, pointer: Served | None, name: str, version: int)
 def _told(settings: Settings, pointer: Served) -> Switched:
     """Wait until the server answers from what is served, if there is a server."""
     answering: bool | None = None
-    if ports.answers(settings.server.port):
+    if ports.answers(settings.server.port, settings.server.host):
         answering = wait_until(lambda: _answers_from(settings, pointer), SWITCH_S)
     before = pointer.previous_namespace or (pointer.namespace if pointer.previous else "")
     return Switched(pointer.namespace, pointer.version, before, pointer.previous, answering)
@@ -135,7 +134,7 @@ def _told(settings: Settings, pointer: Served) -> Switched:
 
 def _answers_from(settings: Settings, pointer: Served) -> bool:
     with contextlib.suppress(OSError, msgspec.MsgspecError):
-        with urlopen(f"http://127.0.0.1:{settings.server.port}/version", timeout=2) as answer:
+        with ports.page(settings.server.host, settings.server.port, "/version", 2) as answer:
             told = msgspec.json.decode(answer.read())
         return bool(told["namespace"] == pointer.namespace and told["version"] >= pointer.version)
     return False

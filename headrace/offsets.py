@@ -8,11 +8,11 @@ it must: until every partition that lags has been seen to get on, or the window 
 import time
 from collections.abc import Callable
 from typing import Any
-from urllib.request import urlopen
 
 import msgspec
 
 from contract.settings import Settings
+from headrace import ports
 from streams import groups
 from streams.lag import Look, Place, Row, Watch, interval_s
 
@@ -40,9 +40,8 @@ def judged(settings: Settings, waiting: Callable[[float], Any] = time.sleep) -> 
 
 def watched(settings: Settings) -> dict[Place, list[Look]]:
     """Looks that this namespace's streams role has kept; none where none answers."""
-    url = f"http://127.0.0.1:{settings.streams.port}/lag"
     try:
-        with urlopen(url, timeout=PAGE_TIMEOUT_S) as answer:
+        with ports.page(settings.pages_host, settings.streams.port, "/lag", PAGE_TIMEOUT_S) as answer:
             rows = msgspec.json.decode(answer.read(), type=list[_Watched])
     except (OSError, msgspec.MsgspecError):
         return {}

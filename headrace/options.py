@@ -1,5 +1,6 @@
 """The flags that commands share, and the settings that come of them."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,8 @@ Sets = Annotated[
     typer.Option("--set", metavar="NAME=VALUE", help="any setting, as often as wanted", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON even on a terminal")]
-SECRETS = ("kafka.sasl_password", "kafka.ssl_key_password")
+SERVERS = ("kafka", "redis")  # groups of settings that say how to reach one
+SECRETS = ("kafka.sasl_password", "kafka.ssl_key_password")  # and redis.url, where it holds one
 
 
 def flags(
@@ -42,13 +44,23 @@ def flags(
     """Give dotted names and values of what was given; BadInputError for a --set that is not name=value."""
     given: dict[str, Any] = {}
     for text in sets or ():
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            came = "a URL" if "://" in text else repr(text)  # it may hold a password
-            raise BadInputError(f"--set wants name=value, such as join.window_ms=60000, got {came}")
-        given[name] = _list(name, value) if value.startswith("[") else value
+        name, value = pair("--set", text, "join.window_ms=60000")
+        given[name] = _list(name, value) if value.startswith("[") and not _may_be_secret(name) else value
     named = {"kafka.bootstrap_servers": bootstrap, "redis.url": redis_url, "namespace": namespace}
     return given | {name: value for name, value in named.items() if value is not None}
+
+
+def pair(flag: str, text: str, example: str) -> tuple[str, str]:
+    """Name and value of a flag's NAME=VALUE; BadInputError with an example if it is none."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        came = "a URL" if "://" in text else repr(text)  # it may hold a password
+        raise BadInputError(f"{flag} wants name=value, such as {example}, got {came}")
+    return name, value
+
+
+def _may_be_secret(name: str) -> bool:
+    return name.partition(".")[0] in SERVERS  # a misspelt password is one, too
 
 
 def _list(name: str, value: str) -> Any:
@@ -63,9 +75,14 @@ def home(given: Mapping[str, Any]) -> Path:
     return Path(given.get("data_dir") or os.environ.get("HEADRACE_DATA_DIR") or ".headrace").absolute()
 
 
+def variable(name: str) -> str:
+    """Environment variable of a setting."""
+    return f"HEADRACE_{name.upper().replace('.', '__')}"
+
+
 def is_given(given: Mapping[str, Any], name: str) -> bool:
     """Whether a setting was named by a flag or by the environment."""
-    return name in given or f"HEADRACE_{name.upper().replace('.', '__')}" in os.environ
+    return name in given or variable(name) in os.environ
 
 
 def settings(
@@ -73,34 +90,76 @@ def settings(
     redis_url: str | None = None,
     namespace: str | None = None,
     sets: Sequence[str] | None = None,
+    *,
+    needs: Sequence[str] = SERVERS,
 ) -> "Settings":
-    """Defaults < what `headrace up` recorded < environment < flags. Raises SettingsError, BadInputError."""
+    """Defaults < what `headrace up` recorded < environment < flags. Raises SettingsError, BadInputError.
+
+    `needs` names the servers that the command asks itself; how to reach the others does not matter to it.
+    """
     given = flags(bootstrap, redis_url, namespace, sets)
-    return load_at(home(given), given)
+    return load_at(home(given), given, needs)
 
 
-def load_at(directory: Path, given: Mapping[str, Any]) -> "Settings":
-    """Settings on top of the record in a data directory."""
+def load_at(directory: Path, given: Mapping[str, Any], needs: Sequence[str] = SERVERS) -> "Settings":
+    """Settings on top of the record in a data directory.
+
+    BadInputError where the stack was started with a secret that is needed and not given: it is not written down.
+    """
     from contract.settings import load  # noqa: PLC0415  (pydantic is slow to import, --help is not to wait for it)
     from headrace import stack  # noqa: PLC0415
 
     record = stack.read_record(directory)
-    return load({**given, "data_dir": directory}, record.settings if record else {})
+    if record is None:
+        return load({**given, "data_dir": directory})
+    others = [group for group in SERVERS if group not in needs]
+    _refuse_missing(directory, [n for n in record.secrets if n.partition(".")[0] in needs and not is_given(given, n)])
+    recorded = {name: text for name, text in record.settings.items() if name.partition(".")[0] not in others}
+    return load({**given, "data_dir": directory}, recorded)
+
+
+def _refuse_missing(directory: Path, secrets: Sequence[str]) -> None:
+    if secrets:
+        ways = [f"{'--redis-url' if s == 'redis.url' else f'--set {s}=...'} or {variable(s)}" for s in secrets]
+        raise BadInputError(
+            f"the stack of {directory} was started with a secret in {', '.join(secrets)}, which is not written down: "
+            f"give {'; '.join(ways)}"
+        )
+
+
+def namespace_name(name: str) -> str:
+    """Give the name back if a namespace can have it; raises SettingsError."""
+    from contract.settings import load  # noqa: PLC0415  (as above)
+
+    return load({"namespace": name}).namespace
 
 
 def differences(chosen: "Settings") -> dict[str, str]:
     """Every setting that is not at its default, by dotted name, but for secrets: these are never written to a file."""
-    from contract.settings import Settings, environment_of, masked  # noqa: PLC0415  (as above)
+    return {name: text for name, text in _changed(chosen).items() if not _is_secret(name, text)}
+
+
+def digests(chosen: "Settings", salt: str) -> dict[str, str]:
+    """What is written down of every secret instead: enough to know it again, and dear to guess (scrypt, RFC 7914)."""
+    return {
+        name: hashlib.scrypt(os.fsencode(text), salt=salt.encode(), n=2**14, r=8, p=1, dklen=32).hex()
+        for name, text in _changed(chosen).items()
+        if _is_secret(name, text)
+    }
+
+
+def _changed(chosen: "Settings") -> dict[str, str]:
+    from contract.settings import Settings, environment_of  # noqa: PLC0415  (as above)
 
     defaults = environment_of(Settings.model_construct())
-    changed = {
-        variable.removeprefix("HEADRACE_").lower().replace("__", "."): text
-        for variable, text in environment_of(chosen).items()
-        if defaults.get(variable) != text
-    }
-    url = chosen.redis.url.get_secret_value()
     return {
-        name: text
-        for name, text in changed.items()
-        if name not in SECRETS and not (name == "redis.url" and masked(url) != url)
+        name.removeprefix("HEADRACE_").lower().replace("__", "."): text
+        for name, text in environment_of(chosen).items()
+        if defaults.get(name) != text
     }
+
+
+def _is_secret(name: str, text: str) -> bool:
+    from contract.redis_url import masked  # noqa: PLC0415  (as above)
+
+    return name in SECRETS or (name == "redis.url" and masked(text) != text)

@@ -37,17 +37,22 @@ class Service:
     command: list[str]
     stage: int = 1
     port: int | None = None
+    host: str = "127.0.0.1"  # that the port is of
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a supervisor is to run; `settings` are dotted names that other commands load beneath the environment."""
+    """What a supervisor is to run; `settings` are dotted names that other commands load beneath the environment.
+
+    Secrets are not among them: of these there is a salted digest each, to know them again by.
+    """
 
     stack_id: str
     services: list[Service]
     settings: dict[str, Any] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
     cwd: str = "."
+    secrets: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -76,6 +81,7 @@ class Record:
     settings: dict[str, Any] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
     processes: dict[str, ProcessRecord] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict)
 
 
 def write_json(path: Path, value: object) -> None:

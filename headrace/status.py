@@ -10,6 +10,7 @@ from rich.text import Text
 
 from contract.errors import HeadraceError
 from contract.settings import Settings
+from contract.topics import RAW_INPUTS
 from headrace import show, stack
 from headrace.process import is_alive, pss_bytes
 
@@ -97,6 +98,31 @@ def roles(home: Path) -> dict[str, dict[str, Any]]:
         }
         for name, process in (record.processes if record else {}).items()
     }
+
+
+def advice(settings: Settings) -> str | None:
+    """What to do about raw topics whose timestamps are the producers' and not arrival; None where there is nothing."""
+    names = _or_none(lambda: _stamped_by_producers(settings))
+    if not names:
+        return None
+    return (
+        f"{', '.join(names)}: message.timestamp.type is CreateTime, so a producer's clock is taken for the arrival "
+        "(what is refused as ahead, --since, --until, freshness and retention go by it); for each: kafka-configs.sh "
+        f"--bootstrap-server {settings.kafka.bootstrap_servers} --alter --topic {names[0]} "
+        "--add-config message.timestamp.type=LogAppendTime (records written before keep theirs)"
+    )
+
+
+def _stamped_by_producers(settings: Settings) -> list[str]:
+    from confluent_kafka.admin import ConfigResource, ResourceType  # noqa: PLC0415
+
+    from contract import kafka as edge  # noqa: PLC0415
+
+    client = edge.reach(settings.kafka)
+    counts = edge.partition_counts(client)
+    raw = [name for name in map(settings.names.topic, RAW_INPUTS) if name in counts]
+    asked = client.describe_configs([ConfigResource(ResourceType.TOPIC, name) for name in raw]) if raw else {}
+    return [of.name for of, told in asked.items() if told.result(10)["message.timestamp.type"].value == "CreateTime"]
 
 
 def render(found: dict[str, Any], settings: Settings) -> RenderableType:

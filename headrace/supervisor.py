@@ -97,7 +97,7 @@ class Supervisor:
                 child.start(self.log(child), self.plan.stack_id, Path(self.plan.cwd), now)
                 changed = True
             if not child.answered and child.process and child.service.port:
-                child.answered = ports.answers(child.service.port)
+                child.answered = ports.answers(child.service.port, child.service.host)
         if changed:
             self.write()
 
@@ -121,7 +121,8 @@ class Supervisor:
         """Write stack.json."""
         me = identify(os.getpid())
         processes = {child.service.name: child.record for child in self.children}
-        record = Record(self.plan.stack_id, me and (me.pid, me.created), self.plan.settings, self.plan.ports, processes)
+        plan, pid = self.plan, me and (me.pid, me.created)
+        record = Record(plan.stack_id, pid, plan.settings, plan.ports, processes, plan.secrets)
         if self.home.exists():
             stack.write_record(self.home, record)
 
@@ -137,6 +138,7 @@ class Supervisor:
                     child.record.last_exit = child.process.wait()
                 child.record.state, child.record.pid, child.process = "stopped", None, None
         self.plan.settings.clear()  # addresses of servers that are gone mislead; the ports stay for the next time
+        self.plan.secrets.clear()
         with contextlib.suppress(OSError):
             self.write()
 

@@ -6,7 +6,8 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from contract.settings import Settings, environment_of, masked
+from contract.redis_url import masked
+from contract.settings import Settings, environment_of
 from contract.topics import TOPICS
 
 COLUMNS = ("topic", "key", "writer → reader", "what", "kind")

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 from uuid import uuid4
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
@@ -53,7 +52,7 @@ def start(given: Mapping[str, Any], say: Say) -> tuple[Settings, bool]:
     known = record.ports if record else {}
     settings, plan = _plan(home, given, known, say)
     stack.write_plan(home, plan)
-    stack.write_record(home, Record(plan.stack_id, None, plan.settings, plan.ports))
+    stack.write_record(home, Record(plan.stack_id, None, plan.settings, plan.ports, secrets=plan.secrets))
     command = [sys.executable, "-m", "headrace.supervisor", str(home)]
     spawn(command, home / "logs" / "supervisor.log", environment_of(settings))
     say("starting " + ", ".join(service.name for service in plan.services))
@@ -75,20 +74,22 @@ def undone_if_cut_short(home: Path, say: Say) -> Iterator[None]:
 
 
 def _keep(home: Path, given: Mapping[str, Any], say: Say) -> Settings:
-    """Settings of what runs; RefusedError if other ones were given."""
+    """Settings of what runs; RefusedError if other ones were given, BadInputError if a secret of it was not."""
     if not wait_until(lambda: stack.read_record(home) is not None, 5):
         raise InternalError(f"a supervisor holds {home} but wrote no stack.json: `headrace down`, then `headrace up`")
     settings = options.load_at(home, given)
-    running = options.load_at(home, {})
-    other = [name for name in given if _text(settings, name) != _text(running, name)]
-    if other:
+    record = stack.read_record(home)
+    if record and (other := other_than_running(record, given, settings)):
         raise RefusedError(f"it runs already, with another {', '.join(other)}: `headrace down` first")
     say("it runs already")
     return settings
 
 
-def _text(settings: Settings, name: str) -> str | None:
-    return environment_of(settings).get(f"HEADRACE_{name.upper().replace('.', '__')}")
+def other_than_running(record: Record, given: Mapping[str, Any], settings: Settings) -> list[str]:
+    """Names that flags or environment gave another value than the running stack has; secrets are known by digest."""
+    now = options.differences(settings) | options.digests(settings, salt=record.stack_id)
+    then = record.settings | record.secrets
+    return [name for name in {**then, **now} if options.is_given(given, name) and now.get(name) != then.get(name)]
 
 
 def _plan(home: Path, given: Mapping[str, Any], known: Mapping[str, int], say: Say) -> tuple[Settings, Plan]:
@@ -114,12 +115,14 @@ def _plan(home: Path, given: Mapping[str, Any], known: Mapping[str, int], say: S
         here["redis.url"] = f"redis://{ports.LOOPBACK}:{chosen['redis']}/0"
         command = local_redis.command(home / "redis", chosen["redis"])
         services.append(Service("redis", command, 0, chosen["redis"]))
-    for role, port in ROLE_PORTS.items():
-        services.append(Service(role, [sys.executable, "-m", "headrace", "run", role], 1, chosen[port]))
     settings = load({**given, **here, "data_dir": home})
-    return settings, Plan(
-        uuid4().hex, services, options.differences(settings) | {"data_dir": str(home)}, dict(chosen), str(Path.cwd())
-    )
+    for role, port in ROLE_PORTS.items():
+        host = settings.server.host if role == "server" else settings.pages_host
+        services.append(Service(role, [sys.executable, "-m", "headrace", "run", role], 1, chosen[port], host))
+    stack_id = uuid4().hex
+    recorded = options.differences(settings) | {"data_dir": str(home)}
+    digests = options.digests(settings, salt=stack_id)
+    return settings, Plan(stack_id, services, recorded, dict(chosen), str(Path.cwd()), digests)
 
 
 def _wanted_ports(settings: Settings, known: Mapping[str, int], *, own_kafka: bool, own_redis: bool) -> dict[str, int]:
@@ -162,23 +165,24 @@ def _wait_for_all(home: Path, plan: Plan) -> None:
     """Wait until every server accepts connections and every role is healthy."""
     until = time.monotonic() + START_S
     for service in plan.services:
-        while not _is_well(service):
+        while not is_well(service):
             _refuse_failing(home, plan, service)
             if time.monotonic() > until:
                 raise UnreachableError(
-                    f"{service.name} does not answer on port {service.port} after {START_S:.0f} s: "
+                    f"{service.name} does not answer at {service.host}:{service.port} after {START_S:.0f} s: "
                     f"see {home / 'logs' / service.name}.log; `headrace down` stops the rest"
                 )
             time.sleep(0.1)
 
 
-def _is_well(service: Service) -> bool:
+def is_well(service: Service) -> bool:
+    """Whether a server accepts connections, or a role's /healthz answers 200."""
     if service.port is None:
         return True
     if service.stage == 0:
         return ports.answers(service.port)
     try:
-        with urlopen(f"http://{ports.LOOPBACK}:{service.port}/healthz", timeout=1) as answer:
+        with ports.page(service.host, service.port, "/healthz", 1) as answer:
             return bool(answer.status == 200)  # noqa: PLR2004
     except OSError:
         return False

@@ -149,8 +149,8 @@ def build(
         autodiscover=False,
         web_enabled=True,
         web_host="127.0.0.1",
-        web_bind="127.0.0.1",
-        web_port=settings.streams.port + 100 * slot,  # the next ports are the other roles'
+        web_bind=settings.pages_host,
+        web_port=settings.streams.port_of(slot),
         worker_redirect_stdouts=False,
     )
     app.conf.web_tables_enabled = False

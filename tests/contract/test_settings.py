@@ -3,7 +3,8 @@
 import pytest
 
 from contract.errors import SettingsError
-from contract.settings import environment_of, load, masked
+from contract.redis_url import masked
+from contract.settings import environment_of, load
 
 
 def test_flags_beat_environment_beats_stack_beats_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,6 +52,21 @@ def test_settings_travel_to_another_process(monkeypatch: pytest.MonkeyPatch) -> 
     for name, value in environment_of(made).items():
         monkeypatch.setenv(name, value)
     assert load() == made
+
+
+def test_slots_end_where_ports_end() -> None:
+    """Slot n of streams listens on streams.port + 100 n; past the last port one line says how far slots go."""
+    streams = load({"streams.port": 6066}).streams
+    assert [streams.port_of(0), streams.port_of(3), streams.port_of(594)] == [6066, 6366, 65466]
+    with pytest.raises(SettingsError, match=r"slot 595 .* 65566 .* at most 594"):
+        streams.port_of(595)
+
+
+@pytest.mark.parametrize("name", ["server.host", "pages_host"])
+def test_an_empty_host_is_refused(name: str) -> None:
+    """An empty address would listen everywhere; that is asked for by its name, 0.0.0.0."""
+    with pytest.raises(SettingsError, match=name):
+        load({name: ""})
 
 
 def test_secrets_never_show() -> None:

@@ -65,6 +65,8 @@ def command(
         ("replay --dlq nonsense", "nonsense"),
         ("run nonsense", "nonsense"),
         ("run streams --slot -1", "--slot"),
+        ("run streams --slot 595", "--slot"),
+        ("run trainer --slot 1", "--slot"),
         ("up --speed 0", "--speed"),
         ("nonsense", "nonsense"),
     ],
@@ -205,6 +207,50 @@ def test_no_secret_is_written_down() -> None:
     assert options.differences(chosen) == {"server.port": "8001"}
     assert options.differences(load({"redis.url": "redis://h:1/0?password=hidden"})) == {}
     assert options.differences(load({"redis.url": "redis://h:1/0"})) == {"redis.url": "redis://h:1/0"}
+
+
+def test_a_digest_knows_a_secret_again_and_does_not_tell_it() -> None:
+    """The same secret has the same digest under one salt, another under another; nothing else has one."""
+    chosen = load({"redis.url": "redis://:hidden@h:1/0", "kafka.sasl_password": "hidden", "server.port": 8001})
+    made = options.digests(chosen, "salt")
+    assert set(made) == {"redis.url", "kafka.sasl_password"}
+    assert made == options.digests(chosen, "salt")
+    assert not set(made.values()) & set(options.digests(chosen, "pepper").values())
+    other = load({"redis.url": "redis://:hiddem@h:1/0"})
+    assert options.digests(other, "salt")["redis.url"] != made["redis.url"]
+    assert "hidden" not in json.dumps(made)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "names"),
+    [
+        ("status", 2, ["--redis-url", "HEADRACE_REDIS__URL", "HEADRACE_KAFKA__SASL_PASSWORD"]),
+        ("audit", 2, ["--redis-url", "HEADRACE_REDIS__URL"]),
+        ("lag", 2, ["--set kafka.sasl_password=...", "HEADRACE_KAFKA__SASL_PASSWORD"]),
+        ("tail clicks --set kafka.sasl_password=x --set kafka.bootstrap_servers=127.0.0.1:1", 3, ["127.0.0.1:1"]),
+        ("recall u", 3, ["recall server"]),
+    ],
+)
+def test_a_secret_that_is_needed_and_missing_is_named(line: str, code: int, names: list[str], tmp_path: Path) -> None:
+    """The running stack has secrets, which are not written down: who needs one says in a line how to give it."""
+    asked = {"kafka.security_protocol": "SASL_PLAINTEXT", "kafka.sasl_mechanism": "PLAIN", "kafka.sasl_username": "u"}
+    recorded = asked | {"server.port": str(ports.free()), "kafka.reach_timeout_ms": "300"}
+    secrets = {"redis.url": "0" * 64, "kafka.sasl_password": "0" * 64}
+    stack.write_record(tmp_path / ".headrace", Record("id", settings=recorded, secrets=secrets))
+    done = command(*line.split(), cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert all(name in done.stderr for name in names), done.stderr
+
+
+def test_another_server_on_the_port_is_one_line(redis_url: str, tmp_path: Path) -> None:
+    """What listens on server.port is no recall server (here Redis): exit 3 and its address."""
+    port = redis_url.rpartition(":")[2].partition("/")[0]
+    done = command("recall", "u", "--set", f"server.port={port}", cwd=tmp_path)
+    assert done.returncode == 3
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert f"127.0.0.1:{port}" in done.stderr
 
 
 def test_the_readme_table_of_topics_is_the_code() -> None:

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import NewTopic
 
+from contract import health
 from contract import kafka as edge
-from contract.errors import HeadraceError, RefusedError, UnreachableError
-from contract.settings import load
-from headrace import example, ports, ready, stack, up
+from contract.errors import BadInputError, HeadraceError, RefusedError, UnreachableError
+from contract.settings import environment_of, load
+from headrace import example, options, ports, ready, stack, status, up
 from headrace.down import down
 from headrace.process import of_stack, wait_until
 from tests.conftest import SettingsFactory
@@ -93,6 +95,84 @@ def test_a_kafka_that_falls_silent_is_asked_again(tmp_path: Path, monkeypatch: p
     assert said.count(ready.SILENT) >= 2
 
 
+URL = "redis://:s3cret@127.0.0.1:1/0"
+
+
+@pytest.fixture
+def with_secret(tmp_path: Path) -> Iterator[Path]:
+    """Data directory of a running stack (one idle process) that was started with a Redis URL that holds a password."""
+    given = load({"redis.url": URL, "train.batch": 64, "data_dir": tmp_path})
+    idle = stack.Service("streams", [sys.executable, "-c", "import time; time.sleep(600)"])
+    digests, recorded = options.digests(given, "test-secret"), options.differences(given)
+    stack.write_plan(tmp_path, stack.Plan("test-secret", [idle], recorded, cwd=str(tmp_path), secrets=digests))
+    supervisor = subprocess.Popen([sys.executable, "-m", "headrace.supervisor", str(tmp_path)], start_new_session=True)
+    assert wait_until(lambda: stack.running(tmp_path, "streams"), 20)
+    yield tmp_path
+    down(tmp_path)
+    assert supervisor.wait(20) == 0
+
+
+def test_a_running_stack_knows_its_secrets_again(with_secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`up` again with the same password finds it running, with another is refused, with none says how to give it.
+
+    The password is in no file; `down` forgets the digest too.
+    """
+    given, said = {"data_dir": str(with_secret)}, list[str]()
+    settings, started = up.start({**given, "redis.url": URL}, said.append)
+    assert (settings.redis.url.get_secret_value(), started, said) == (URL, False, ["it runs already"])
+    with pytest.raises(RefusedError, match=r"another redis\.url"):
+        up.start({**given, "redis.url": URL.replace("s3cret", "s4cret")}, print)
+    with pytest.raises(BadInputError, match="HEADRACE_REDIS__URL"):
+        up.start(given, print)
+    monkeypatch.setenv("HEADRACE_REDIS__URL", URL)
+    assert not up.start(given, print)[1]
+    assert not up.start({**given, "train.batch": "064"}, print)[1]
+    monkeypatch.setenv("HEADRACE_TRAIN__BATCH", "32")
+    with pytest.raises(RefusedError, match=r"another train\.batch:"):
+        up.start(given, print)
+    down(with_secret)
+    written = [path.read_text() for path in with_secret.rglob("*") if path.is_file()]
+    assert written
+    assert not any("s3cret" in text for text in written)
+    record = stack.read_record(with_secret)
+    assert record is not None
+    assert record.secrets == {}
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "0.0.0.0", "::1", "::"])  # noqa: S104  (what is tested)
+def test_a_role_is_asked_where_it_listens(host: str) -> None:
+    """A role counts as well when its page answers at its own address; listening everywhere, on the loopback."""
+    try:
+        pages = health.serve(0, lambda: {"ok": True}, host)
+    except OSError as error:
+        pytest.skip(f"no such address here: {error}")
+    port = pages.server_address[1]
+    try:
+        assert up.is_well(stack.Service("server", [], 1, port, host))
+        assert ports.answers(port, host)
+        if host == "127.0.0.2":
+            assert not up.is_well(stack.Service("server", [], 1, port))
+    finally:
+        pages.shutdown()
+        pages.server_close()
+    assert not up.is_well(stack.Service("server", [], 1, port, host))
+
+
+@pytest.mark.parametrize("role", ["streams", "trainer", "publisher"])
+def test_pages_of_a_role_listen_where_they_are_told(role: str, settings: SettingsFactory) -> None:
+    """With pages_host a role's /healthz answers at that address, and not on the loopback's usual one."""
+    mine = settings(pages_host="127.0.0.2")
+    port = {"streams": mine.streams.port, "trainer": mine.train.port, "publisher": mine.publisher.port}[role]
+    environment = {**os.environ, **environment_of(mine), "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen([*HEADRACE, "run", role], env=environment, stderr=subprocess.DEVNULL)
+    try:
+        assert wait_until(lambda: up.is_well(stack.Service(role, [], 1, port, mine.pages_host)), 60)
+        assert not ports.answers(port)
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
     """Data directory whose stack is stopped at the end, whatever happened."""
@@ -110,6 +190,25 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
     assert done.returncode == 0, done.stderr
     return done
+
+
+def test_a_topic_that_producers_stamp_is_said_once(settings: SettingsFactory) -> None:
+    """`status` names the raw topics of CreateTime and the way out in one line; ours have LogAppendTime: nothing."""
+    mine = settings()
+    assert status.advice(mine) is None  # no topic at all
+    client = edge.admin(mine.kafka)
+    names = [mine.names.topic(topic) for topic in ("exposures", "clicks")]
+    config = {"message.timestamp.type": "CreateTime"}
+    for made in client.create_topics([NewTopic(name, 4, 1, config=config) for name in names]).values():
+        made.result(30)
+    edge.create_topics(mine)
+    said = status.advice(mine)
+    assert said is not None
+    assert said.startswith(f"{', '.join(names)}: message.timestamp.type is CreateTime")
+    assert f"--topic {names[0]} --add-config message.timestamp.type=LogAppendTime" in said
+    alike = settings()
+    edge.create_topics(alike)
+    assert status.advice(alike) is None
 
 
 @pytest.mark.timeout(400)
