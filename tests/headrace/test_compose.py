@@ -47,16 +47,22 @@ def test_images_are_pinned_and_health_is_checked(service: str) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_runs_with_settings_that_exist(role: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every variable is a known setting; command, health check and data directory are what the role has."""
-    settings, service = settings_of(role, monkeypatch), SERVICES[role]
+    """Every variable is a known setting; command, health check, ports and data directory are what the role has.
+
+    Its pages are reached from outside of its container, on the port that the host's commands ask by default.
+    """
+    outside, settings, service = load(), settings_of(role, monkeypatch), SERVICES[role]
     assert service["command"] == ["run", role]
     assert f"http://127.0.0.1:{port_of(settings, role)}/healthz" in service["healthcheck"]["test"][-1]
+    assert service["ports"] == [f"127.0.0.1:{port_of(outside, role)}:{port_of(settings, role)}"]
+    listens_on = settings.server.host if role == "server" else settings.pages_host
+    assert listens_on == "0.0.0.0"  # noqa: S104  (what is checked: other containers and the host reach it)
     assert f"headrace:{settings.data_dir}" in service["volumes"]
     assert all(service["depends_on"][name]["condition"] == "service_healthy" for name in ("kafka", "redis"))
 
 
 def test_addresses_meet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Roles find Kafka and Redis by what those advertise; the host finds all three servers by the defaults."""
+    """Roles find Kafka and Redis by what those advertise; the host finds both by the defaults."""
     outside = load()
     inside = settings_of("server", monkeypatch)
     advertised = SERVICES["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"].split(",")
@@ -65,8 +71,6 @@ def test_addresses_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     assert SERVICES["kafka"]["ports"] == [f"{outside.kafka.bootstrap_servers}:9092"]
     assert inside.redis.url.get_secret_value() == "redis://redis:6379/0"
     assert f"redis://{SERVICES['redis']['ports'][0].rsplit(':', 1)[0]}/0" == outside.redis.url.get_secret_value()
-    assert SERVICES["server"]["ports"] == [f"127.0.0.1:{outside.server.port}:{inside.server.port}"]
-    assert inside.server.host == "0.0.0.0"  # noqa: S104  (what is checked)
 
 
 def test_kafka_is_the_one_that_runs_without_docker() -> None:
