@@ -4,11 +4,12 @@ SOURCE holds clicks_*.csv.gz. There are clicks only, so run it with `join.mode` 
 where and on what it was read. The data (de Souza Pereira Moreira et al., 2018, 2019) is not ours to ship.
 """
 
-import argparse
 import csv
 import gzip
 from collections.abc import Iterator
 from pathlib import Path
+
+import from_to
 
 from contract.interchange import write
 from contract.messages import Click
@@ -31,8 +32,4 @@ def convert(source: Path, target: Path) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", type=Path)
-    parser.add_argument("target", type=Path)
-    arguments = parser.parse_args()
-    print(convert(arguments.source, arguments.target))
+    from_to.run(__doc__, convert, ["clicks_*.csv.gz"])

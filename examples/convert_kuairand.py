@@ -4,7 +4,6 @@ SOURCE holds log_standard_*_pure.csv.gz, user_features_pure.csv.gz, video_featur
 why, stand in examples/kuairand/README.md; the data is KuaiRand (Gao et al., CIKM 2022), CC BY-SA 4.0.
 """
 
-import argparse
 import csv
 import gzip
 from collections import Counter
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import from_to
 from msgspec import Struct
 
 from contract.interchange import write
@@ -131,8 +131,5 @@ def _category(text: str) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", type=Path)
-    parser.add_argument("target", type=Path)
-    arguments = parser.parse_args()
-    print(convert(arguments.source, arguments.target))
+    tables = ["user_features_pure.csv.gz", "video_features_basic_pure.csv.gz"]
+    from_to.run(__doc__, convert, ["log_standard_*_pure.csv.gz", *tables])

@@ -4,11 +4,12 @@ SOURCE holds ratings.dat.gz (or ratings.dat), movies.dat, users.dat. A rating of
 exposures, so run it with `join.mode` clicks-only. The data (Harper and Konstan, 2015) is not ours to ship.
 """
 
-import argparse
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import from_to
 
 from contract.interchange import open_lines, write
 from contract.messages import Click, Item, User
@@ -54,8 +55,4 @@ def convert(source: Path, target: Path) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", type=Path)
-    parser.add_argument("target", type=Path)
-    arguments = parser.parse_args()
-    print(convert(arguments.source, arguments.target))
+    from_to.run(__doc__, convert, ["ratings.dat*", "movies.dat", "users.dat"])

@@ -5,12 +5,13 @@ SOURCE holds interaction_dataset.csv.gz and item_metadata.csv. A clickout's `imp
 at the first one's time. Other actions carry no list and are left out. The data is not ours to ship.
 """
 
-import argparse
 import ast
 import csv
 import gzip
 from pathlib import Path
 from typing import Any
+
+import from_to
 
 from contract.interchange import write
 from contract.messages import MAX_FEATURE_VALUES, Click, Exposure, Item
@@ -50,8 +51,4 @@ def convert(source: Path, target: Path) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", type=Path)
-    parser.add_argument("target", type=Path)
-    arguments = parser.parse_args()
-    print(convert(arguments.source, arguments.target))
+    from_to.run(__doc__, convert, ["interaction_dataset.csv.gz", "item_metadata.csv"])

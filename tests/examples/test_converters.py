@@ -28,6 +28,17 @@ def _gzip(path: Path, *lines: str) -> None:
     path.write_bytes(gzip.compress("\n".join([*lines, ""]).encode()))
 
 
+@pytest.mark.parametrize("name", ["globo", "kuairand", "ml1m", "trivago"])
+def test_a_source_without_its_files_is_named(name: str, tmp_path: Path) -> None:
+    """A wrong SOURCE is one clear line that names what is missing, exit 2, and no TARGET."""
+    command = [sys.executable, str(EXAMPLES / f"convert_{name}.py"), str(tmp_path / "none"), str(tmp_path / "target")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"{tmp_path / 'none'} holds no " in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "target").exists()
+
+
 def test_kuairand(tmp_path: Path) -> None:
     """Requests split at 30 s, at another tab and by user; duplicates go; four flags become four actions.
 
