@@ -40,6 +40,7 @@ from contract.settings import Settings
 from headrace.audit_compare import Check, compare, same_counts, same_history, same_sample
 from headrace.audit_slices import Slices
 from headrace.audit_snapshot import SOURCES, Progress, Snapshot
+from headrace.join_rules import rules_of
 from headrace.offline_join import Count, Joined, id_of, join_users
 from headrace.offline_times import Accepted, E, Log, Record, Rules, Times
 
@@ -48,27 +49,13 @@ _samples, _outcomes = decoder(SampleRecord), decoder(Outcome)
 _histories, _popularity = decoder(History), decoder(Popularity)
 
 
-def rules_of(settings: Settings) -> Rules:
-    """The settings that decide verdicts."""
-    join, history = settings.join, settings.history
-    return Rules(
-        join.window_ms,
-        join.lateness_ms,
-        join.max_skew_ms,
-        history.length,
-        history.shown_exposures,
-        settings.popularity.half_life_ms,
-        join.mode == "clicks-only",
-    )
-
-
 def check(settings: Settings, progress: Progress) -> list[Check]:
     """Audit all partitions; one Check per kind of record."""
     snapshot = Snapshot(settings, progress)
     partitions = range(snapshot.partitions)
     events = max(snapshot.end("exposures", p) + snapshot.end("clicks", p) for p in partitions)
     with Slices(events) as slices:
-        audit = _Audit(rules_of(settings), snapshot, slices)
+        audit = _Audit(rules_of(Rules, settings), snapshot, slices)
         audit.read()
         for partition in partitions:
             audit.compare(partition)

@@ -7,6 +7,7 @@ from pathlib import Path
 from contract.interchange import locate, merged, read
 from contract.messages import Exposure, Item, Sample, User
 from contract.settings import Settings
+from headrace.join_rules import rules_of
 from streams.join import Join
 from streams.verdicts import Rules
 
@@ -29,7 +30,7 @@ def read_world(directory: Path, settings: Settings) -> World:
     """Read and join a directory. Without an exposures file every click is a sample. Raises BadInputError."""
     paths = locate(directory)
     clicks_only = "exposures" not in paths or settings.join.mode == "clicks-only"
-    join = Join(_rules(settings, clicks_only=clicks_only))
+    join = Join(rules_of(Rules, settings, clicks_only=clicks_only))
     samples: list[Sample] = []
     passed_ms: list[int] = []
     event_ms = 0
@@ -59,17 +60,4 @@ def read_world(directory: Path, settings: Settings) -> World:
         [user for user in users if isinstance(user, User)],
         dict(join.totals),
         clicks_only,
-    )
-
-
-def _rules(settings: Settings, *, clicks_only: bool) -> Rules:
-    join, history = settings.join, settings.history
-    return Rules(
-        join.window_ms,
-        join.lateness_ms,
-        join.max_skew_ms,
-        history.length,
-        history.shown_exposures,
-        settings.popularity.half_life_ms,
-        clicks_only=clicks_only,
     )

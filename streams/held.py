@@ -52,6 +52,10 @@ class HeldClicks:
         """Return the held click of the lowest offset."""
         return next(iter(self._held.values()), None)
 
+    def offsets(self) -> set[int]:
+        """Offsets of all held clicks."""
+        return set(self._held)
+
     def await_exposure(self, click: HeldClick) -> None:
         """Put an early click where its exposure will find it."""
         event = click.event

@@ -16,12 +16,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from contract.errors import InternalError, RefusedError
-from contract.messages import Advance, Click, Exposure, History, ItemScore, Outcome, Popularity, Sample
+from contract.messages import Advance, Click, Exposure, History, Popularity
 from streams.advances import AdvanceList
 from streams.clicks_only import ClicksOnly
 from streams.exposures import Exposures, KeptExposure
 from streams.held import HeldClick, HeldClicks
-from streams.label import BITS, score
+from streams.label import BITS
 from streams.metadata import Start, decode_commit, encode, needed_from, totals_of
 from streams.output import Output
 from streams.reasons import ahead_text, closed_text, late_text, orphan_text
@@ -190,6 +190,10 @@ class Join:
         """Offset after the last one read of an input."""
         return self._next_exposure if source == "exposures" else self._next_click
 
+    def undecided(self) -> set[int]:
+        """Offsets of the clicks that have no verdict yet."""
+        return self._held.offsets()
+
     def progress_ms(self, source: Source) -> int | None:
         """M of an input; None before its first valid event."""
         m = self._m_exposures if source == "exposures" else self._m_clicks
@@ -354,37 +358,12 @@ class Join:
         if mask & bit:
             self.totals["click_repeats"] += 1
         elif not mask:
-            output.samples.append(
-                Sample(
-                    event.user_id,
-                    exposure.request,
-                    exposure.ts_ms,
-                    item,
-                    event.ts_ms,
-                    event.action,
-                    exposure.items.index(item),
-                    output.histories.before(event.user_id, offset, exposure.ts_ms),
-                    exposure.context,
-                    arrival_ms,
-                    exposure.offset,
-                    offset,
-                )
-            )
-            self.totals["samples"] += 1
-            output.popularity.click(item, event.ts_ms)
+            output.sample(exposure, event, offset, arrival_ms)
 
     def _score(self, exposure: KeptExposure) -> None:
         """Write the outcome of an exposure that has just closed; let go of what only an open one needs."""
-        output, masks = self._output, exposure.masks
-        if not output.silent:
-            if masks is None:
-                scores = [ItemScore(item, 0) for item in exposure.items]
-            else:
-                scores = [ItemScore(i, score(masks[i]) if i in masks else 0) for i in exposure.items]
-            output.outcomes.append(
-                Outcome(exposure.user, exposure.request, exposure.ts_ms, scores, exposure.offset, exposure.context)
-            )
-            self.totals["outcomes"] += 1
+        if not self._output.silent:
+            self._output.outcome(exposure)
         exposure.masks, exposure.context = None, {}
 
     def _hold(self, click: HeldClick) -> None:

@@ -2,8 +2,10 @@
 
 from typing import Any
 
-from contract.messages import Advance, Marker, Outcome, Sample
+from contract.messages import Advance, Click, ItemScore, Marker, Outcome, Sample
+from streams.exposures import KeptExposure
 from streams.history import Histories
+from streams.label import score
 from streams.metadata import TOTALS
 from streams.popularity import PopularityCounts
 from streams.verdicts import NEVER, Batch, DeadLetter, Rules, Source
@@ -24,6 +26,40 @@ class Output:
         self.arrival_ms = 0  # newest of this batch
         self.is_idle = False
         self._marked: tuple[int, bool] | None = (NEVER, False)  # progress and idle flag of the last marker
+
+    def sample(self, exposure: KeptExposure, click: Click, offset: int, arrival_ms: int) -> None:
+        """Write the sample of an exposure's item whose first action is this click."""
+        item = click.item_id
+        self.samples.append(
+            Sample(
+                click.user_id,
+                exposure.request,
+                exposure.ts_ms,
+                item,
+                click.ts_ms,
+                click.action,
+                exposure.items.index(item),
+                self.histories.before(click.user_id, offset, exposure.ts_ms),
+                exposure.context,
+                arrival_ms,
+                exposure.offset,
+                offset,
+            )
+        )
+        self.totals["samples"] += 1
+        self.popularity.click(item, click.ts_ms)
+
+    def outcome(self, exposure: KeptExposure) -> None:
+        """Write the outcome of an exposure: each shown item's score."""
+        masks = exposure.masks
+        if masks is None:
+            scores = [ItemScore(item, 0) for item in exposure.items]
+        else:
+            scores = [ItemScore(i, score(masks[i]) if i in masks else 0) for i in exposure.items]
+        self.outcomes.append(
+            Outcome(exposure.user, exposure.request, exposure.ts_ms, scores, exposure.offset, exposure.context)
+        )
+        self.totals["outcomes"] += 1
 
     def dead_letter(self, source: Source, offset: int, reason: str, text: str, raw: Any) -> None:
         """Give a record up."""
