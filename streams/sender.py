@@ -50,7 +50,7 @@ class Sender:
         self._names, self._kafka = settings.names, settings.kafka
         client = reach(settings.kafka)
         create_topics(settings)
-        self._limits = {topic: _limit_bytes(client, self._names.topic(topic)) for topic in topics}
+        self._limits = {topic: limit_bytes(client, self._names.topic(topic)) for topic in topics}
         limit = min(self._limits.values())
         self._producer = producer(
             settings.kafka,
@@ -136,7 +136,8 @@ class Sender:
         self._producer.flush(0.2)
 
 
-def _limit_bytes(client: AdminClient, topic: str) -> int:
+def limit_bytes(client: AdminClient, topic: str) -> int:
+    """Largest record batch that a topic takes. Raises UnreachableError when the broker does not say."""
     resource = ConfigResource(ResourceType.TOPIC, topic)
     try:
         return int(client.describe_configs([resource])[resource].result(10)["max.message.bytes"].value)
