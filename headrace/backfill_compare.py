@@ -8,6 +8,7 @@ from confluent_kafka import TopicPartition
 from contract import kafka
 from contract.messages import Sample, SampleRecord, decoder
 from contract.settings import Settings
+from streams.backfill import undecided
 from streams.course import Plan
 
 EXAMPLES = 20
@@ -38,7 +39,8 @@ def compare(live: Settings, news: Settings, plan: Plan) -> Difference:
     same = other = missing = extra = 0
     examples: list[dict[str, Any]] = []
     for partition in range(len(plan.starts["clicks"])):
-        a, b = _samples(live, plan, partition), _samples(news, plan, partition)
+        waiting = undecided(news, plan, partition)
+        a, b = (_samples(settings, plan, partition, waiting) for settings in (live, news))
         both = a.keys() & b.keys()
         same += sum(a[key] == b[key] for key in both)
         other += sum(a[key] != b[key] for key in both)
@@ -48,24 +50,24 @@ def compare(live: Settings, news: Settings, plan: Plan) -> Difference:
     return Difference(same, other, missing, extra, examples[:EXAMPLES])
 
 
-def _samples(settings: Settings, plan: Plan, partition: int) -> dict[Id, bytes]:
-    """Digest of each sample of which some event was applied, none lies beyond the stops, by id."""
+def _samples(settings: Settings, plan: Plan, partition: int, waiting: set[int]) -> dict[Id, bytes]:
+    """Digest of each sample of which some event was applied, or the verdict was still due; none is beyond the stops."""
     found: dict[Id, bytes] = {}
     for message in kafka.read_to_end(settings.kafka, settings.names.topic("samples"), [partition]):
         if message.key() is None:
             continue
         value = cast("bytes", message.value())
         record = _record.decode(value)
-        if isinstance(record, Sample) and _is_of(plan, partition, record):
+        if isinstance(record, Sample) and _is_of(plan, partition, record, waiting):
             key = (record.user_id, record.request_id, record.exposure_ts_ms, record.item_id)
             found[key] = hashlib.blake2b(value, digest_size=8).digest()
     return found
 
 
-def _is_of(plan: Plan, partition: int, sample: Sample) -> bool:
+def _is_of(plan: Plan, partition: int, sample: Sample, waiting: set[int]) -> bool:
     at = {"exposures": sample.exposure_offset, "clicks": sample.click_offset}
     joined = [s for s in at if s in plan.starts]
-    begun = any(at[s] >= plan.starts[s][partition] for s in joined)
+    begun = any(at[s] >= plan.starts[s][partition] for s in joined) or sample.click_offset in waiting
     ends = plan.stops or plan.ends
     return begun and all(at[s] < ends[s][partition] for s in joined)
 

@@ -7,8 +7,12 @@
 From the beginning of the logs nothing has to be prepared: a group that never committed starts there. From a later T the
 new group's offsets are committed beforehand, with the metadata that the join would have written had it been running:
 the span before T is read in silence once here, to find what must be kept of it, and again by the worker.
+
+A click that was read before T and had no verdict then gets it after T, and its sample is the new namespace's, as it
+would be a restarted worker's. So the samples of a replay up to T and of one from T on are those of one over both.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import cast
 
@@ -22,7 +26,7 @@ from contract.settings import Settings
 from streams import admin
 from streams.course import Plan
 from streams.door import Door, Homes
-from streams.join import Commit
+from streams.join import Commit, Join
 from streams.metadata import TOTALS, Start, encode
 from streams.processor import rules_of
 from streams.restore import Restorer
@@ -95,8 +99,23 @@ def seed(settings: Settings, plan: Plan) -> None:
         member.close()
 
 
+def undecided(settings: Settings, plan: Plan, partition: int) -> set[int]:
+    """Offsets of the clicks that were read in silence and had no verdict yet at `starts`: theirs fall since T."""
+    return set() if plan.since_ms is None else _begun(settings, plan, partition).undecided()
+
+
 def _commit(settings: Settings, plan: Plan, partition: int) -> list[TopicPartition]:
-    """Offsets and metadata of a join that has read, in silence, from `needed` to `starts`."""
+    """Offsets and metadata of a join that stands at `starts`."""
+    made = _begun(settings, plan, partition).commit()
+    topic = settings.names.topic
+    found = [TopicPartition(topic("clicks"), partition, made.clicks_position, made.clicks_metadata)]
+    if "exposures" in plan.starts:
+        found.append(TopicPartition(topic("exposures"), partition, made.exposures_position, made.exposures_metadata))
+    return found
+
+
+def _begun(settings: Settings, plan: Plan, partition: int) -> Join:
+    """Make a join that has read, in silence, from `needed` to `starts`; it knows no histories and no counts."""
     clicks_only = "exposures" not in plan.starts
     homes = Homes(len(plan.starts["clicks"]))
     restorer = Restorer(
@@ -117,12 +136,8 @@ def _commit(settings: Settings, plan: Plan, partition: int) -> list[TopicPartiti
         plan.starts["clicks"][partition],
         encode(click),
     )
-    made = restorer.restore(partition, commit).commit()
-    topic = settings.names.topic
-    found = [TopicPartition(topic("clicks"), partition, made.clicks_position, made.clicks_metadata)]
-    if not clicks_only:
-        found.append(TopicPartition(topic("exposures"), partition, made.exposures_position, made.exposures_metadata))
-    return found
+    with contextlib.closing(restorer):
+        return restorer.restore(partition, commit, counts=False)
 
 
 def _before(plan: Plan, partition: int) -> list[Advance]:

@@ -1,11 +1,11 @@
 """State from the logs: reads spans of partitions outside any group, and builds a partition's Join from them."""
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from contract import crash, kafka
 from contract.errors import DataLossError, UnreachableError
@@ -82,6 +82,8 @@ def latest(
     client: Consumer, topic: str, partition: int, stop: int, kind: Callable[[bytes], T], alive: Alive
 ) -> Iterator[tuple[str, T]]:
     """Newest record of each key of a compacted partition below `stop`, deleted keys left out."""
+    if stop <= 0:  # nor may a topic that was created a moment ago be asked anything: it may have no leader yet
+        return
     values: dict[bytes, bytes] = {}
     # Asked for first, the leader is known when the reading starts; librdkafka else tries again after half a second.
     start, _ = client.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
@@ -113,41 +115,52 @@ class Restorer:
         self._doors: dict[str, Door[Any]] = {"exposures": exposures, "clicks": clicks}
         self._poison = poison
         self._last: tuple[str, int] | None = None  # record that the core is working on
+        self._clients: dict[str, Consumer] = {}  # kept for the next partition: connecting takes longer than reading
+        self._admin: AdminClient | None = None
 
-    def restore(self, partition: int, commit: Commit | None) -> Join:
-        """Join as it was at `commit`; a new one without.
+    def close(self) -> None:
+        """Let go of Kafka until the next restore."""
+        for client in self._clients.values():
+            client.close()
+        self._clients, self._admin = {}, None
+
+    def restore(self, partition: int, commit: Commit | None, *, counts: bool = True) -> Join:
+        """Join as it was at `commit`; a new one without. Not `counts`: without histories and popularity.
 
         Raises DataLossError when a needed offset is gone, PoisonError when the core fails on a record.
         """
         self._last = None
-        stops = self._compacted_ends(partition)
-        with contextlib.ExitStack() as stack:
-            one, other = (stack.enter_context(contextlib.closing(reader(self._settings))) for _ in range(2))
-            exposures, clicks = self._needed(one, partition, commit)
-            histories, popularity = self._names.topic("histories"), self._names.topic("popularity")
-            try:
-                return Join.rebuild(
-                    self._rules,
-                    commit,
-                    self._records(one, "exposures", partition, *exposures),
-                    self._records(other, "clicks", partition, *clicks),
-                    self._latest(histories, partition, stops[histories], _history.decode),
-                    self._latest(popularity, partition, stops[popularity], _popularity.decode),
-                )
-            except (KafkaException, DataLossError, UnreachableError, Interrupted):
+        stops = self._compacted_ends(partition) if counts else {}
+        exposures, clicks = self._needed(self._client("exposures"), partition, commit)
+        histories, popularity = self._names.topic("histories"), self._names.topic("popularity")
+        try:
+            return Join.rebuild(
+                self._rules,
+                commit,
+                self._records("exposures", partition, *exposures),
+                self._records("clicks", partition, *clicks),
+                self._latest(histories, partition, stops.get(histories, 0), _history.decode),
+                self._latest(popularity, partition, stops.get(popularity, 0), _popularity.decode),
+            )
+        except (KafkaException, DataLossError, UnreachableError, Interrupted):
+            raise
+        except Exception as error:
+            if self._last is None:
                 raise
-            except Exception as error:
-                if self._last is None:
-                    raise
-                raise PoisonError(self._last[0], partition, self._last[1], error) from error
+            raise PoisonError(self._last[0], partition, self._last[1], error) from error
+
+    def _client(self, purpose: str) -> Consumer:
+        if purpose not in self._clients:
+            self._clients[purpose] = reader(self._settings)
+        return self._clients[purpose]
 
     def _latest(self, topic: str, partition: int, stop: int, kind: Callable[[bytes], T]) -> Iterator[tuple[str, T]]:
-        with contextlib.closing(reader(self._settings)) as client:
-            yield from latest(client, topic, partition, stop, kind, self._alive)
+        return latest(self._client("counts"), topic, partition, stop, kind, self._alive)
 
     def _compacted_ends(self, partition: int) -> dict[str, int]:
+        self._admin = self._admin or kafka.admin(self._settings)
         topics = [self._names.topic(t) for t in ("histories", "popularity")]
-        ends = kafka.end_offsets(kafka.admin(self._settings), [TopicPartition(t, partition) for t in topics])
+        ends = kafka.end_offsets(self._admin, [TopicPartition(t, partition) for t in topics])
         return {topic: ends[(topic, partition)] for topic in topics}
 
     def _needed(
@@ -160,8 +173,9 @@ class Restorer:
             check_span(client, self._names.topic(source), partition, start, stop)
         return (starts[0], stops[0]), (starts[1], stops[1])
 
-    def _records(self, client: Consumer, source: Source, partition: int, start: int, stop: int) -> Iterator[Record]:
+    def _records(self, source: Source, partition: int, start: int, stop: int) -> Iterator[Record]:
         door, poison = self._doors[source], self._poison.get((source, partition), ())
+        client = self._client(source)
         for message in span(client, self._names.topic(source), partition, start, stop, self._alive):
             offset = cast("int", message.offset())
             arrival_ms = message.timestamp()[1]
