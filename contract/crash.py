@@ -18,3 +18,9 @@ def point(name: str) -> None:
     _left -= 1
     if _left <= 0:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def disarm() -> None:
+    """Die nowhere from here on: who is forked again after a death at a kill point has left it behind."""
+    global _name  # noqa: PLW0603
+    _name = ""

@@ -89,6 +89,7 @@ def consumer(kafka: Kafka, group: str, **more: Any) -> Consumer:
         "isolation.level": "read_committed",
         "partition.assignment.strategy": "range",
         "fetch.queue.backoff.ms": 5,  # the default of one second stalls a fast loop
+        "fetch.wait.max.ms": 100,  # the end of a quiet partition is told so late
         "enable.partition.eof": True,
     }
     return Consumer(client_config(kafka) | config | _dotted(more))

@@ -136,6 +136,8 @@ def run(
     set_: options.Sets = None,
 ) -> None:
     """Run one role here, in the foreground."""
+    from headrace import prefork  # noqa: PLC0415
+
     settings = options.settings(bootstrap_server, redis_url, namespace, set_)
     if role is Role.streams:
         settings.streams.port_of(slot)  # past the last port: said before Kafka is waited for
@@ -146,7 +148,5 @@ def run(
     log.set_up(role.value, settings.log_level)
     health.listen_on(settings.pages_host)
     module = importlib.import_module(ROLE_MODULES[role.value])
-    if role is Role.streams:
-        module.run(settings, slot=slot)
-    else:
-        module.run(settings)
+    told = {"slot": slot} if role is Role.streams else {}
+    prefork.run(lambda: module.run(settings, **told))

@@ -98,6 +98,16 @@ def _has_ended(process: psutil.Process) -> bool:
         return True
 
 
+def worker_of(starter: int) -> int | None:
+    """Pid of the worker that a role's starter has forked (headrace.prefork); None while there is none."""
+    try:
+        return next(iter(map(int, Path(f"/proc/{starter}/task/{starter}/children").read_text().split())), None)
+    except OSError:  # this kernel does not tell, or there is no such process
+        with contextlib.suppress(psutil.Error):
+            return next((child.pid for child in psutil.Process(starter).children()), None)
+    return None
+
+
 def pss_bytes(identity: Identity) -> int | None:
     """Proportional set size of a process and its children; resident size where the system does not tell it."""
     process = find(identity)

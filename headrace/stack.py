@@ -65,6 +65,7 @@ class ProcessRecord:
     state: str = "waiting"  # waiting, running, backing-off, stopped
     last_exit: int | None = None
     started_ms: int = 0
+    worker: int | None = None  # pid of what a role's starter has forked
 
     @property
     def identity(self) -> Identity | None:

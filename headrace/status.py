@@ -93,7 +93,7 @@ def roles(home: Path) -> dict[str, dict[str, Any]]:
         name: {
             "alive": is_alive(process.identity),
             "restarts": process.restarts,
-            "pid": process.pid,
+            "pid": process.worker or process.pid,
             "pss_bytes": pss_bytes(process.identity) if process.identity else None,
         }
         for name, process in (record.processes if record else {}).items()

@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from headrace import backoff, ports, stack
-from headrace.process import STACK_VARIABLE, identify, spawn, stop
+from headrace.process import STACK_VARIABLE, identify, spawn, stop, worker_of
 from headrace.stack import Plan, ProcessRecord, Record, Service
 
 TICK_S = 0.1
@@ -50,6 +50,17 @@ class Child:
         self.record.restarts += self.failures > 0 or self.record.last_exit is not None
         self.started = now
 
+    def look(self) -> bool:
+        """Whether the role's starter has forked a worker; each after the first is a restart."""
+        if self.process is None or self.service.name not in stack.ROLES:
+            return False
+        worker = worker_of(self.process.pid)
+        if worker is None or worker == self.record.worker:
+            return False
+        self.record.restarts += self.record.worker is not None
+        self.record.worker = worker
+        return True
+
     def reap(self, now: float) -> bool:
         """Note its end, if it ended, and when to start it again."""
         if self.process is None or self.process.poll() is None:
@@ -57,7 +68,7 @@ class Child:
         self.record.state, self.record.last_exit = "backing-off", self.process.returncode
         self.failures = backoff.failures_after(self.failures, now - self.started)
         self.next_start = now + backoff.delay_s(self.failures)
-        self.process = None
+        self.process = self.record.worker = None
         return True
 
 
@@ -93,6 +104,7 @@ class Supervisor:
         changed = False
         for child in self.children:
             changed |= child.reap(now)
+            changed |= child.look()
             if child.process is None and now >= child.next_start and self.is_turn(child):
                 child.start(self.log(child), self.plan.stack_id, Path(self.plan.cwd), now)
                 changed = True
@@ -136,7 +148,7 @@ class Supervisor:
             for child in group:
                 if child.process is not None:
                     child.record.last_exit = child.process.wait()
-                child.record.state, child.record.pid, child.process = "stopped", None, None
+                child.record.state, child.record.pid, child.record.worker, child.process = "stopped", None, None, None
         self.plan.settings.clear()  # addresses of servers that are gone mislead; the ports stay for the next time
         self.plan.secrets.clear()
         with contextlib.suppress(OSError):

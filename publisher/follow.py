@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 
 import redis
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from contract import log
 from contract.errors import BadInputError, UnreachableError
@@ -26,6 +26,7 @@ from publisher.store import Store
 from publisher.versions import freshness
 
 POLL_S = 0.1
+BEGINNING = 0  # not OFFSET_BEGINNING: librdkafka would look that up first, and waits half a second to ask again
 LOOK_S = 1.0  # between looks for index files and for signs of life
 FILES_PATIENCE_S = 2.0  # without index files for so long: build from `updates`
 
@@ -57,7 +58,7 @@ class Follower:
         self._next: Model | None = None  # being brought to the end of `updates`
         self._from_topic = False
         self._astray = False  # the consumer does not read where the serving model ends
-        self._control_from = OFFSET_BEGINNING  # next record of control
+        self._control_from = BEGINNING  # next record of control
         self._control_read = False  # to its end, once
         self._wanted_since = 0.0
         self._looked = 0.0
@@ -99,7 +100,7 @@ class Follower:
     def _assign(self) -> None:
         """Read control where we were, and updates where the model at hand ends."""
         held = self._next or (self.serving.model if self.serving else None)
-        offset = OFFSET_BEGINNING if held is None or self._from_topic else held.offset
+        offset = BEGINNING if held is None or self._from_topic else held.offset
         if self._consumer is not None:
             self._consumer.close()
         # The group exists to have a name; a server commits nothing.
@@ -117,14 +118,14 @@ class Follower:
 
     def _turn(self) -> None:
         assert self._consumer is not None  # noqa: S101  (follow() assigned it)
-        before = self.pointer
+        before = self.pointer, self._control_read
         for message in self._consumer.consume(16, POLL_S):
             self._take(message)
         if self._astray:
             if self.serving is not None:
                 self._settings = self.settings.model_copy(update={"namespace": self.serving.namespace})
             self._assign()
-        if time.monotonic() - self._looked >= LOOK_S or (self._control_read and self.pointer != before):
+        if time.monotonic() - self._looked >= LOOK_S or (self.pointer, self._control_read) != before:
             self._looked = time.monotonic()
             self._look_for_index()
             self._look_for_life()

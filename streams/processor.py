@@ -7,6 +7,7 @@ All that a partition needs to go on is in its committed offsets' metadata and in
 so after any failure the state is dropped and built anew.
 """
 
+import contextlib
 import gc
 import time
 from threading import Event
@@ -131,7 +132,8 @@ class Processor:
         wait_s = self._last_commit_s + interval_s - time.monotonic()
         try:
             if self._inputs.unsettled:
-                self._settle()
+                with contextlib.closing(self._restorer):
+                    self._settle()
             elif self._inputs.fetch(self._streams.batch_records, max(MIN_WAIT_S, min(wait_s, MAX_WAIT_S))):
                 self._work()
                 if self._events >= MAX_EVENTS or self._is_due(time.monotonic() - self._last_commit_s, interval_s):

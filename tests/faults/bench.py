@@ -69,16 +69,16 @@ class Bench:
         """Let the stack run for a while."""
         time.sleep(self.draw.uniform(least_s, most_s))
 
-    def kill(self, *names: str) -> None:
-        """Kill -9 members at once and measure how long each role takes to work again."""
+    def kill(self, *names: str, whole: bool = False) -> None:
+        """Kill -9 members at once and measure how long each role takes to work again, told apart by `whole`."""
         logs = {name: self.fleet.members[name].log for name in names}
         sizes = {name: log for name, log in logs.items() if name.startswith("server")}
         since = time.monotonic()
         for role in {name.split("-")[0] for name in names} - {"server"}:
-            self.recoveries.measure(role, since)
+            self.recoveries.measure(role, since, whole=whole)
         for log in sizes.values():
-            self.recoveries.measure("server", since, log)
-        self.fleet.kill(*names)
+            self.recoveries.measure("server", since, log, whole=whole)
+        self.fleet.kill(*names, whole=whole)
 
     def note(self, text: str) -> None:
         """Remember something that happened, for the account."""

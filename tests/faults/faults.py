@@ -44,26 +44,26 @@ STOPPED_S = 8.0  # past the session time-out of 6 s
 
 
 def kill_one(role: str, bench: Bench) -> None:
-    """Kill -9 of one process of a role."""
+    """Kill -9 of one worker of a role."""
     bench.kill(bench.draw.choice(bench.fleet.names(role)))
 
 
 def kill_two(bench: Bench) -> None:
-    """Kill -9 of two processes at once, of the servers one at most."""
+    """Kill -9 of two roles at once, starter and worker, of the servers one at most."""
     names = [n for n in bench.fleet.names() if n != "server-1"]
-    bench.kill(*bench.draw.sample(names, 2))
+    bench.kill(*bench.draw.sample(names, 2), whole=True)
 
 
 def kill_all(bench: Bench) -> None:
-    """Kill -9 of every role at once, but for one of the two servers."""
-    bench.kill(*(n for n in bench.fleet.names() if n != "server-1"))
+    """Kill -9 of every role at once, starter and worker, but for one of the two servers."""
+    bench.kill(*(n for n in bench.fleet.names() if n != "server-1"), whole=True)
 
 
 def kill_point(name: str, point: str, bench: Bench) -> None:
     """Kill a process and let it die once more at a named point."""
-    ended = bench.fleet.crash_at(name, point, bench.draw.randint(1, 3))
+    died = bench.fleet.crash_at(name, point, bench.draw.randint(1, 3))
     member = bench.fleet.members[name]
-    if wait_until(lambda: len(member.ends) >= ended + 2, REACHED_S):
+    if wait_until(lambda: member.deaths() >= died + 2, REACHED_S):
         bench.recoveries.measure(name.split("-", maxsplit=1)[0], time.monotonic())
         bench.fleet.kills[name.split("-", maxsplit=1)[0]] += 1
     else:
@@ -93,7 +93,7 @@ def zombie(bench: Bench) -> None:
     old.signal(signal.SIGCONT)
     if not wait_until(lambda: old.leash is None or old.leash.poll() is not None, 30):
         bench.note("zombie lives on")
-        old.signal(signal.SIGKILL)
+        old.signal(signal.SIGKILL, whole=True)
 
 
 def broker_killed(bench: Bench) -> None:

@@ -1,5 +1,8 @@
 """Every process of a stack, each on a leash, started again at once when it ends: a supervisor without back-off.
 
+A role is a starter and its worker (headrace.prefork). Faults hit the worker, which does the work; some hit the starter
+too, and then everything is imported anew.
+
 kafka redis     servers, on ports and directories that stay the same
 streams-0 ..    two workers (slots) of streams; a storm adds more
 trainer publisher
@@ -22,13 +25,14 @@ import psutil
 
 from contract.settings import Settings, environment_of
 from headrace import ports
-from headrace.process import wait_until
+from headrace.process import wait_until, worker_of
 
 HEADRACE = [sys.executable, "-m", "headrace"]
 TICK_S = 0.05
 START_S = 60.0
 BURST = 20  # ends of one process within BURST_S: it will not come back
 BURST_S = 10.0
+FORKED_AGAIN = b'event="worker killed"'
 
 
 class Member:
@@ -68,21 +72,34 @@ class Member:
 
     @property
     def process(self) -> psutil.Process | None:
-        """The process itself, below its leash."""
+        """The process below the leash: a server, or the starter of a role."""
         if self.leash is None or self.leash.poll() is not None:
             return None
         with contextlib.suppress(psutil.NoSuchProcess):
             return next(iter(psutil.Process(self.leash.pid).children()), None)
         return None
 
-    def signal(self, number: int) -> bool:
-        """Send a signal to the process itself; whether there was one."""
+    @property
+    def worker(self) -> psutil.Process | None:
+        """The process that does the work."""
         process = self.process
+        with contextlib.suppress(psutil.NoSuchProcess):
+            pid = None if process is None else worker_of(process.pid)
+            return process if pid is None else psutil.Process(pid)
+        return None
+
+    def signal(self, number: int, *, whole: bool = False) -> bool:
+        """Send a signal to the worker, or to the starter, with which the worker dies; whether there was one."""
+        process = self.process if whole else self.worker
         with contextlib.suppress(psutil.NoSuchProcess):
             if process is not None:
                 process.send_signal(number)
                 return True
         return False
+
+    def deaths(self) -> int:
+        """How often it was started again, by its starter or by the fleet."""
+        return len(self.ends) + self.log.read_bytes().count(FORKED_AGAIN)
 
 
 class Fleet:
@@ -130,18 +147,17 @@ class Fleet:
 
     # ---- harm
 
-    def kill(self, *names: str) -> float:
-        """Kill -9 members at once; gives the instant."""
+    def kill(self, *names: str, whole: bool = False) -> None:
+        """Kill -9 members at once, with their starters or without."""
         with self._lock:
             for name in names:
-                self.kills[name.split("-")[0]] += self.members[name].signal(signal.SIGKILL)
-        return time.monotonic()
+                self.kills[name.split("-")[0]] += self.members[name].signal(signal.SIGKILL, whole=whole)
 
     def hold(self, name: str, number: int = signal.SIGKILL) -> None:
         """End a member and keep it down."""
         member = self.members[name]
         member.held = True
-        if member.signal(number) and number == signal.SIGKILL:
+        if member.signal(number, whole=number == signal.SIGKILL) and number == signal.SIGKILL:
             self.kills[name.split("-", maxsplit=1)[0]] += 1
         leash = member.leash  # the watching thread may let go of it meanwhile
         if leash is not None:
@@ -169,21 +185,21 @@ class Fleet:
     def limit_files(self, names: Iterable[str], limit_bytes: int) -> None:
         """Bound the size of files that members write; -1: no bound."""
         for name in names:
-            process = self.members[name].process
-            if process is not None:
+            member = self.members[name]
+            for process in filter(None, (member.process, member.worker)):  # what is forked later inherits it
                 hard = resource.RLIM_INFINITY
                 with contextlib.suppress(ProcessLookupError):
                     limits = (hard if limit_bytes < 0 else limit_bytes, hard)
                     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limits)
 
     def crash_at(self, name: str, point: str, times: int) -> int:
-        """Kill a member and start it so that it dies at a kill point; gives how often it had ended before."""
+        """Kill a member and start it so that it dies at a kill point; gives how often it had died before."""
         member = self.members[name]
         with self._lock:
             member.crash_point = f"{point}:{times}"
-            ended = len(member.ends)
-            self.kill(name)
-        return ended
+            died = member.deaths()
+            self.kill(name, whole=True)
+        return died
 
     def replace(self, name: str) -> None:
         """Start another process under a name; the one before is no longer ours to start, but is stopped at the end."""
@@ -218,7 +234,7 @@ class Fleet:
         if self._thread.is_alive():
             self._thread.join()
         for old in self.replaced:
-            old.signal(signal.SIGKILL)
+            old.signal(signal.SIGKILL, whole=True)
         for group in (self.names(), ["redis"], ["kafka"]):
             leashes = [m.leash for n in group if (m := self.members.get(n)) and m.leash is not None]
             for name in group:

@@ -66,7 +66,7 @@ class Recoveries:
         if self._thread.is_alive():
             self._thread.join()
 
-    def measure(self, role: str, since: float, log: Path | None = None) -> None:
+    def measure(self, role: str, since: float, log: Path | None = None, *, whole: bool = False) -> None:
         """Measure a recovery that began at `since`; of a server by what its log says from here on."""
         at = log.stat().st_size if log is not None and log.exists() else 0
         over = {
@@ -78,7 +78,7 @@ class Recoveries:
             "server": lambda: log is not None and SERVING in _since(log, at),
         }[role]
         with self._lock:
-            self._waiting.append(Waiting(role, since, over))
+            self._waiting.append(Waiting(f"{role} and starter" if whole else role, since, over))
 
     def open(self) -> int:
         """Recoveries that are not over."""
