@@ -7,6 +7,7 @@ that happens twice writes the same record twice to a compacted topic.
 
 import asyncio
 import contextvars
+import signal
 import ssl
 import threading
 import time
@@ -21,7 +22,7 @@ from prometheus_client import REGISTRY, generate_latest
 from pydantic import SecretStr
 
 from contract import kafka, log
-from contract.errors import InternalError, UnreachableError
+from contract.errors import HeadraceError, InternalError, UnreachableError
 from contract.settings import Kafka, Settings
 from streams import admin, metrics
 from streams.checks import DERIVED, Checked, check
@@ -172,8 +173,12 @@ def _host(app: Any, processor: Processor, ending: threading.Event, failed: Calla
             early = not ending.is_set()
             ending.set()
             error = done.exception() or (InternalError("the loop returned before its end") if early else None)
-            if error is not None:
-                failed(error)
+            if error is None:
+                return
+            failed(error)
+            if isinstance(error, HeadraceError):  # it says all in one line; Faust's crash would add a page to it
+                signal.raise_signal(signal.SIGTERM)
+            else:
                 self.crashing = asyncio.ensure_future(app.crash(error))
 
         async def on_stop(self) -> None:

@@ -11,6 +11,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from contract import kafka, log
 from contract.errors import DataLossError, InternalError, UnreachableError
 from contract.settings import Settings
+from streams.fenced import is_fatal
 from streams.idleness import Idleness, Lane
 from streams.restore import Interrupted
 
@@ -144,7 +145,7 @@ class Inputs:
     def unread(self) -> int:
         """Records of the join's inputs known to be there and not taken, some of them perhaps only markers."""
         unread = 0
-        for at in self.consumer.position([self._at(lane) for lane in self.committed if lane[0] in self.joined]):
+        for at in self.consumer.position([self._at(lane) for lane in self._inbox if lane[0] in self.joined]):
             lane = (self._source[at.topic], at.partition)
             _, high = self.consumer.get_watermark_offsets(at, cached=True)
             fetched = at.offset if at.offset >= 0 else max(self.committed[lane].offset, 0)
@@ -201,10 +202,17 @@ class Inputs:
         """Stay a member while state is rebuilt; Interrupted when partitions move or the process ends."""
         moves = self._moves
         stray = self.consumer.poll(0)
-        if stray is not None and stray.error() is None:
-            self.restart()
+        if stray is not None:
+            self._stray(stray)
         if self._moves != moves or self._ending.is_set():
             raise Interrupted
+
+    def _stray(self, message: Message) -> None:
+        """Take what comes while all is paused: a record will be read again, an error is an error at any time."""
+        if message.error() is None:
+            self.restart()
+        elif cast("KafkaError", message.error()).code() != kafka.END_OF_PARTITION:
+            self._judge(message, cast("KafkaError", message.error()))
 
     def restart(self) -> None:
         """Start again from the committed offsets, paused."""
@@ -241,7 +249,7 @@ class Inputs:
             try:
                 found = self.consumer.committed(wanted, timeout=2)
             except KafkaException as error:
-                if error.args[0].fatal():
+                if is_fatal(error.args[0]):
                     raise
             else:
                 if not any(p.error for p in found):
@@ -275,7 +283,7 @@ class Inputs:
                 f"{message.topic()}-{message.partition()}: the log no longer holds offset {message.offset()}, which is "
                 "unread: retention took events; raise retention.ms, and start a new namespace from what is left"
             )
-        if error.fatal():
+        if is_fatal(error):  # it would never fetch again, and look alive
             raise KafkaException(error)
         self._idleness.trouble(time.monotonic())
         log.get().warning("kafka", code=error.name(), text=error.str(), topic=message.topic())

@@ -20,6 +20,7 @@ from contract.errors import RefusedError, UnreachableError
 from contract.settings import Settings
 from streams import course, metrics
 from streams.feed import Feed
+from streams.fenced import fenced, is_fatal
 from streams.inputs import Inputs
 from streams.join import Batch, Commit, Join, Rules
 from streams.report import Report
@@ -55,7 +56,7 @@ class Processor:
     """One worker of the streams role: `run` blocks until `ending` is set."""
 
     def __init__(self, settings: Settings, partitions: int, slot: int, ending: Event) -> None:
-        self._names, self._streams, self._ending = settings.names, settings.streams, ending
+        self._names, self._streams, self._slot, self._ending = settings.names, settings.streams, slot, ending
         self._rules = rules_of(settings)
         self._joins: dict[int, Join] = {}
         self._kept: dict[int, Join] = {}  # of revoked partitions: good while nobody else moves them on
@@ -89,7 +90,7 @@ class Processor:
         )
 
     def run(self) -> None:
-        """Work until `ending` is set; raises on what a restart or a person must heal."""
+        """Work until `ending` is set; raises on what a restart or a person must heal, FencedError when replaced."""
         gc.set_threshold(*COLLECT_EVERY)
         try:
             self._transactions.open()
@@ -100,7 +101,7 @@ class Processor:
                 self._commit()
         except (AbortedError, KafkaException) as error:
             if not self._ending.is_set():
-                raise
+                raise (fenced(error, self._slot) or error) from error.__cause__
             log.get().warning("ended without Kafka; uncommitted events will be read again", cause=str(error))
             self._joins.clear()
         finally:
@@ -237,7 +238,7 @@ class Processor:
                 else:
                     self._rebuild(partition, commit)
         except (KafkaException, UnreachableError) as error:
-            if isinstance(error, KafkaException) and error.args[0].fatal():
+            if isinstance(error, KafkaException) and is_fatal(error.args[0]):
                 raise
             log.get().warning("waiting for Kafka", text=str(error))
             self._ending.wait(0.5)

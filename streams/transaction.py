@@ -13,6 +13,7 @@ from contract.messages import HardNegatives
 from contract.settings import Settings
 from streams import metrics
 from streams.deadline import Deadline
+from streams.fenced import FENCED, is_fatal
 from streams.join import Batch
 
 MAX_ABORTS = 5  # in a row: something stands that another try does not move
@@ -98,9 +99,11 @@ class Transactions:
         cause = error.args[0]
         metrics.TRANSACTIONS.labels("aborted").inc()
         self._aborts += 1
-        if cause.fatal() or self._aborts > MAX_ABORTS:
+        if is_fatal(cause) or self._aborts > MAX_ABORTS:
             raise error
         self._patiently(self._producer.abort_transaction, BROKER_S)
+        if cause.code() in FENCED:  # the consumer is finished, if not this producer: another try meets the same
+            raise error
         raise AbortedError(f"{cause.name()}: {cause.str()}") from error
 
     def _patiently(self, call: Callable[..., Any], *arguments: Any) -> None:

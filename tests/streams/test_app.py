@@ -1,5 +1,6 @@
 """The streams role as a process: its Faust shell, the check-in of items and users, its pages, its end."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -11,13 +12,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+import pytest
+
 from contract import kafka
 from contract.messages import Item, User
 from contract.settings import Settings, environment_of
+from headrace import ports
 from tests.conftest import SettingsFactory
 from tests.streams.evidence import (
     PARTITIONS,
     SHORT,
+    START_MS,
     caught_up,
     headers,
     latest,
@@ -118,3 +124,55 @@ def _shares(made: Settings) -> list[int]:
         return [len(json.loads(page(made, "/healthz", slot))["partitions"]) for slot in (0, 1)]
     except OSError:
         return []  # not up yet
+
+
+@contextmanager
+def command(settings: Settings, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`headrace run streams` as its supervisor starts it; its worker with it is gone at the end."""
+    with log.open("wb") as out:
+        starter = subprocess.Popen(
+            [sys.executable, "-m", "headrace", "run", "streams"],
+            env={**environment_of(settings), "PYTHONPATH": str(Path.cwd())},
+            stdout=out,
+            stderr=out,
+        )
+    try:
+        yield starter
+    finally:
+        starter.kill()
+        starter.wait()
+
+
+@pytest.mark.parametrize("stopped_s", [0, 9])  # past the session time-out of 6 s it rejoins, and fences the other one
+def test_a_fenced_worker_ends_with_one_line(settings: SettingsFactory, tmp_path: Path, stopped_s: int) -> None:
+    """A stopped worker whose slot another process took over wakes up: it says so in one line and ends, not with 0.
+
+    Its starter ends with it, so that the supervisor decides when the slot starts again. It may have fenced the other
+    one's membership before: that one does not live on without reading. A new start goes on; nothing is written twice.
+    """
+    made = settings(**SHORT)
+    kafka.create_topics(made)
+    send(made, stream(200, seed=5))
+    logs = [tmp_path / "first", tmp_path / "second", tmp_path / "third"]
+    with command(made, logs[0]) as first:
+        wait(lambda: caught_up(made), 60)
+        (zombie,) = psutil.Process(first.pid).children()
+        zombie.suspend()
+        send(made, stream(200, seed=6, start_ms=START_MS + 100_000))
+        elsewhere = made.model_copy(update={"streams": made.streams.model_copy(update={"port": ports.free()})})
+        with command(elsewhere, logs[1]) as second:
+            wait(lambda: caught_up(made), 60)
+            time.sleep(stopped_s)
+            zombie.resume()
+            assert first.wait(30) > 0
+            send(made, stream(200, seed=7, start_ms=START_MS + 200_000))
+            wait(lambda: second.poll() is not None or caught_up(made), 60)
+            ended = logs[:1] if second.poll() is None else logs[:2]
+            with command(made, logs[2]) if second.poll() is not None else contextlib.nullcontext():
+                wait(lambda: caught_up(made), 60)
+    for log in ended:
+        said = log.read_text()
+        assert "Traceback" not in said, said
+        assert "NoneType" not in said, said
+        assert len([line for line in said.splitlines() if "slot 0 was fenced" in line]) == 1, said
+    assert same_as_offline(made)["samples"] > 100
