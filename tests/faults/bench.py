@@ -26,6 +26,7 @@ DISK_MB = 512
 BORDER_AFTER_S = 15  # the event day ends so long after the stream begins
 DAY_MS = 86_400_000
 SERVED_S = 90.0
+CAUGHT_UP_S = 120.0
 SETTINGS = {
     "kafka.partitions": PARTITIONS,
     "join.window_ms": 20_000,
@@ -59,6 +60,7 @@ class Bench:
         self.prober = Prober(settings.server.port)
         self.recoveries = Recoveries(settings, PARTITIONS)
         self.notes: Counter[str] = Counter()
+        self.catch_ups: list[float] = []  # times the live rate
 
     @property
     def redis_home(self) -> Path:
@@ -79,6 +81,15 @@ class Bench:
         for log in sizes.values():
             self.recoveries.measure("server", since, log, whole=whole)
         self.fleet.kill(*names, whole=whole)
+
+    def measure_catch_up(self, since: float) -> None:
+        """How many times faster than the live stream streams commits until it has caught up."""
+        live_per_s = self.feeder.per_s("clicks")
+        found = self.recoveries.catch_up(since, lambda: self.feeder.sent["clicks"], live_per_s, CAUGHT_UP_S)
+        if found is None:
+            self.note("not caught up")
+        else:
+            self.catch_ups.append(found / live_per_s)
 
     def note(self, text: str) -> None:
         """Remember something that happened, for the account."""

@@ -103,12 +103,14 @@ def broker_killed(bench: Bench) -> None:
 
 
 def broker_away(seconds: float, bench: Bench) -> None:
-    """No broker for a while."""
+    """No broker for a while; then all that was held back comes at once, and the live stream goes on."""
     bench.fleet.hold("kafka")
     time.sleep(seconds)
-    bench.recoveries.measure("kafka", time.monotonic())
+    since = time.monotonic()
+    bench.recoveries.measure("kafka", since)
     bench.fleet.release("kafka")
     wait_until(lambda: bench.recoveries.open() == 0, 60)
+    bench.measure_catch_up(since)
 
 
 def redis_killed(bench: Bench) -> None:

@@ -26,7 +26,7 @@ class Feeder:
         self._producer = kafka.producer(
             settings.kafka, message_timeout_ms=0, queue_buffering_max_messages=2_000_000, linger_ms=10, logger=QUIET
         )
-        self._ending = threading.Event()
+        self._ending, self._begun = threading.Event(), 0.0
         self._thread = threading.Thread(target=self._run, name="feeder")
         self.modes: dict[str, float] = {}
         self.sent: Counter[str] = Counter()
@@ -37,6 +37,7 @@ class Feeder:
         """Send the catalogue, then the stream."""
         for record in self._traffic.catalogue(_now_ms()):
             self._send(record)
+        self._begun = time.monotonic()
         self._thread.start()
 
     def stop(self) -> None:
@@ -49,8 +50,12 @@ class Feeder:
         self._producer.purge()
         assert not left, f"{left} records were not acknowledged within {FLUSH_S} s"
 
+    def per_s(self, topic: str) -> float:
+        """Records of a topic sent in a second, so far."""
+        return self.sent[topic] / (time.monotonic() - self._begun)
+
     def _run(self) -> None:
-        begun, events = time.monotonic(), 0
+        begun, events = self._begun, 0
         while not self._ending.is_set():
             now = time.monotonic()
             modes = [mode for mode, until in list(self.modes.items()) if now < until]

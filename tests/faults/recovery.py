@@ -17,6 +17,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from contract import kafka
 from contract.settings import Settings
+from headrace.process import wait_until
 from tests.faults.feeder import QUIET
 
 POLL_S = 0.1
@@ -54,7 +55,7 @@ class Recoveries:
         self._ending, self._lock = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._run, name="recoveries")
         self.seconds: list[tuple[str, float]] = []  # (role, seconds), as they end
-        self.progress: list[tuple[float, int]] = []  # (monotonic time, sum of offsets committed by streams)
+        self.progress: list[tuple[float, int]] = []  # (monotonic time, clicks committed by streams)
 
     def start(self) -> None:
         """Begin to look."""
@@ -87,6 +88,19 @@ class Recoveries:
     def waiting(self) -> list[Waiting]:
         """Those."""
         return list(self._waiting)
+
+    def catch_up(self, since: float, sent: Callable[[], int], live_per_s: float, timeout_s: float) -> float | None:
+        """Wait until streams is within a second of what is sent; gives its clicks/s until then, from its first commit.
+
+        None when there was nothing to catch up with, or it took longer than `timeout_s`.
+        """
+        behind = [(at, clicks) for at, clicks in self.progress if at < since]
+        base = behind[-1][1] if behind else 0
+        if not wait_until(lambda: self.progress[-1][1] > sent() - live_per_s, timeout_s):
+            return None
+        ended, clicks = self.progress[-1]
+        begun = next(at for at, committed in self.progress if at >= since and committed > base)
+        return (clicks - base) / (ended - begun) if ended > begun else None
 
     def _all_moved(self, role: str, since: float) -> bool:
         moved = self._moved[role]

@@ -40,6 +40,7 @@ class Account(NamedTuple):
     degraded: int
     kills: Counter[str]
     recoveries: list[tuple[str, float]]
+    catch_ups: list[float]
     notes: Counter[str]
     problems: list[str]
     seconds: float
@@ -69,6 +70,7 @@ class Account(NamedTuple):
             "degraded": self.degraded,
             "kills": self.kills.total(),
             "recovery_s": ",".join(f"{role}:{seconds:.1f}" for role, seconds in sorted(slowest.items())),
+            "catch_up": ",".join(f"{times:.1f}x" for times in self.catch_ups) or "-",
             "settled_s": f"{v.settled_s:.1f}",
             "seconds": f"{self.seconds:.0f}",
         }
@@ -122,6 +124,7 @@ def run_once(home: Path, seed: int, names: Sequence[str], rate: float) -> Accoun
             prober.degraded,
             bench.fleet.kills,
             bench.recoveries.seconds,
+            bench.catch_ups,
             bench.notes + prober.reasons,
             problems,
             time.monotonic() - begun,
@@ -158,6 +161,11 @@ def summary(accounts: Sequence[Account]) -> list[str]:
         f"recovery {role}: median {statistics.median(s):.1f} s, worst {max(s):.1f} s, {len(s)} times"
         for role, s in sorted(by_role.items())
     ]
+    if found := [times for one in accounts for times in one.catch_ups]:
+        lines.append(
+            f"catch-up after an absence of the broker: median {statistics.median(found):.1f}, least {min(found):.1f} "
+            f"times the live rate, {len(found)} times"
+        )
     return lines
 
 

@@ -46,6 +46,13 @@ signal.signal(signal.SIGTERM, lambda *_: ending.set())
 log.set_up("streams", "info")
 Processor(made, 4, int(sys.argv[1]), ending).run()
 """
+JUMPING = """
+import time
+real, real_ns = time.time, time.time_ns
+def jump_s():
+    return 3_600 * (int(time.monotonic() * 4) % 3 - 1)
+time.time, time.time_ns = lambda: real() + jump_s(), lambda: real_ns() + jump_s() * 1_000_000_000
+"""
 SHORT = {"join.window_ms": 60_000, "join.lateness_ms": 6_000, "join.max_skew_ms": 3_000, "history.length": 5}
 
 
@@ -108,10 +115,12 @@ def worker(settings: Settings, slot: int = 0) -> Iterator[Processor]:
 
 
 @contextlib.contextmanager
-def process(settings: Settings, slot: int = 0, crash_point: str = "") -> Iterator[subprocess.Popen[bytes]]:
-    """Run the loop as a process of its own; it is gone at the end."""
+def process(
+    settings: Settings, slot: int = 0, crash_point: str = "", clock: str = ""
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the loop as a process of its own, after `clock` has done something to its clock; it is gone at the end."""
     environment = {**environment_of(settings), "CRASH_POINT": crash_point, "PATH": ""}
-    running = subprocess.Popen([sys.executable, "-c", WORKER, str(slot)], env=environment)
+    running = subprocess.Popen([sys.executable, "-c", clock + WORKER, str(slot)], env=environment)
     try:
         yield running
     finally:

@@ -17,6 +17,7 @@ from streams import admin
 from streams.join import Join
 from tests.conftest import SettingsFactory
 from tests.streams.evidence import (
+    JUMPING,
     PARTITIONS,
     SHORT,
     START_MS,
@@ -73,6 +74,20 @@ def test_killed_at_any_point_it_goes_on_exactly(settings: SettingsFactory) -> No
     send(made, stream(200, seed=99, start_ms=START_MS + 900_000))  # so that who is caught up has started
     with process(made) as running:
         wait(lambda: caught_up(made))
+        running.terminate()
+        assert running.wait(15) == 0
+    assert same_as_offline(made)["samples"] > 100
+
+
+def test_a_clock_that_jumps_changes_no_verdict(settings: SettingsFactory) -> None:
+    """A worker whose wall clock is an hour off, now ahead and now behind, writes what an offline join gives."""
+    made = settings(**SHORT)
+    kafka.create_topics(made)
+    with process(made, clock=JUMPING) as running:
+        for n in range(6):
+            send(made, stream(150, seed=n, start_ms=START_MS + n * 75_000))
+            time.sleep(0.25)
+        wait(lambda: caught_up(made, ALL))
         running.terminate()
         assert running.wait(15) == 0
     assert same_as_offline(made)["samples"] > 100
