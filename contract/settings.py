@@ -379,7 +379,11 @@ def _sentence(error: Any) -> str:
     secret = any(word in where for word in ("password", "url")) or where in {"redis", "kafka"}
     secret |= error["type"] == "extra_forbidden" and group in {"redis", "kafka"}  # a misspelt password
     came = "" if secret or error["type"] == "missing" else f", got {error['input']!r}"
-    return f"{where}: {error['msg']}{came}"
+    said = {
+        "extra_forbidden": "there is no such setting (`headrace topics --settings` lists them all)",
+        "model_type": "this is a group; name a setting within it (`headrace topics --settings` lists them all)",
+    }
+    return f"{where}: {said.get(error['type'], error['msg'])}{came}"
 
 
 def _unknown_environment() -> None:

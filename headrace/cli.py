@@ -3,13 +3,15 @@
 Commands stand in commands_*.py by topic. Nothing heavy is imported before a command that needs it runs.
 """
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
-from contract.errors import HeadraceError, UnreachableError
+from contract.errors import BadInputError, HeadraceError, UnreachableError
 from headrace import commands_data, commands_evaluate, commands_lag, commands_namespace, commands_recall, commands_stack
 
 INTERRUPTED = 130
@@ -37,6 +39,7 @@ for commands in (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `headrace` and exit."""
+    _open_streams()
     try:
         code = app(args=arguments, prog_name="headrace", standalone_mode=False)
         sys.stdout.flush()
@@ -46,7 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _say(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = _say("interrupted", INTERRUPTED)
-    except BrokenPipeError:  # `headrace tail clicks | head`
+    except UnicodeEncodeError:
+        if all(map(_is_utf8, [*sys.argv, *os.environ.values()])):
+            raise
+        code = _say("an argument or a variable of the environment is not valid UTF-8", BadInputError.exit_code)
+    except (BrokenPipeError, SystemExit) as error:  # `headrace tail clicks | head`; typer makes an exit of it
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
@@ -62,8 +71,25 @@ def is_outside(error: Exception) -> bool:
     return isinstance(error, OSError) or bool(packages & CLIENTS)
 
 
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes that came as they were, as lone surrogates
+        return False
+    return True
+
+
+def _open_streams() -> None:
+    """Open what came closed (`>&-`) as the null device: its number would be given to a socket, and written to."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  (until the end)
+
+
 def _say(text: str, code: int) -> int:
-    sys.stderr.write(f"headrace: {' '.join(text.split())}\n")
+    with contextlib.suppress(OSError):  # nobody hears it, the code still says it
+        sys.stderr.write(f"headrace: {' '.join(text.split())}\n")
+        sys.stderr.flush()
     return code
 
 

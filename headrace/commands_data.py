@@ -49,12 +49,18 @@ def produce(
     as_json: options.AsJson = False,
 ) -> None:
     """Write events to a raw topic, checked line by line; or replay a directory; or delete items and users."""
+    lines = {"--rate": rate, "--skip-bad": skip_bad}
+    if directory is not None:
+        options.leave_out("--dir names its topics itself", {"TOPIC": topic, "--delete": delete})
+        options.leave_out("--dir replays whole files, at --speed", lines)
+    else:
+        options.leave_out("these go with --dir", {"--speed": speed, "--resume": resume})
+    if delete:
+        options.leave_out("--delete names the ids itself", {"FILE": file, **lines})
     settings = options.settings(bootstrap_server, None, None, set_, needs=["kafka"])
     from streams import produce as producing  # noqa: PLC0415  (librdkafka: `--help` does without; likewise below)
 
     if directory is not None:
-        if topic or delete:
-            raise BadInputError("--dir names its topics itself: leave TOPIC and --delete out")
         with bar("replaying") as (progress, _):
             sent = producing.replay_directory(settings, directory, speed, progress, resume)
         _say_sent(sent, 0, as_json)

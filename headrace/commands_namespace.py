@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from contract.errors import BadInputError, RefusedError
+from contract.messages import MAX_TS_MS
 from headrace import options, show
 from headrace.bars import bar
 
@@ -79,15 +80,17 @@ def _time(flag: str, text: str | None) -> int | None:
     """Epoch ms of a time as it was given."""
     if text is None:
         return None
-    if text.isdecimal():
-        return int(text)
     try:
-        found = datetime.fromisoformat(text)
+        if text.isdecimal():
+            at_ms = int(text)
+        else:
+            found = datetime.fromisoformat(text)
+            at_ms = round((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
     except ValueError:
-        raise BadInputError(
-            f"{flag} wants 2026-11-22T08:00, with or without a zone, or epoch ms, got {text!r}"
-        ) from None
-    return round((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
+        at_ms = -1
+    if not 0 <= at_ms <= MAX_TS_MS:
+        raise BadInputError(f"{flag} wants 2026-11-22T08:00, with or without a zone, or epoch ms, got {text[:40]!r}")
+    return at_ms
 
 
 def _backfill(settings: "Settings", name: str, asked: dict[str, Any], *, execute: bool, as_json: bool) -> None:

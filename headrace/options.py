@@ -59,6 +59,12 @@ def pair(flag: str, text: str, example: str) -> tuple[str, str]:
     return name, value
 
 
+def leave_out(because: str, given: Mapping[str, object]) -> None:
+    """BadInputError naming the flags that were given and would do nothing here."""
+    if named := [flag for flag, value in given.items() if value not in (None, False, 0, [])]:
+        raise BadInputError(f"{because}: leave {' and '.join(named)} out")
+
+
 def _may_be_secret(name: str) -> bool:
     return name.partition(".")[0] in SERVERS  # a misspelt password is one, too
 

@@ -60,9 +60,19 @@ def command(
         ("produce clicks no-such-file.jsonl", "no-such-file.jsonl"),
         ("produce --dir no-such-directory", "no-such-directory"),
         ("produce clicks --rate -1", "--rate"),
+        ("produce clicks --speed 5", "--speed"),
+        ("produce clicks --resume again", "--resume"),
+        ("produce --dir . --rate 5", "--rate"),
+        ("produce --dir . clicks", "TOPIC"),
+        ("produce items my.jsonl --delete i", "FILE"),
         ("tail nonsense", "nonsense"),
         ("replay", "--dlq"),
         ("replay --dlq nonsense", "nonsense"),
+        ("replay --as x --since yesterday", "--since"),
+        ("replay --as x --since 0001-01-01", "--since"),
+        ("replay --as x --until 99999999999999999999", "--until"),
+        ("recall \udcff", "UTF-8"),
+        ("recall u --context a=\udcff", "UTF-8"),
         ("run nonsense", "nonsense"),
         ("run streams --slot -1", "--slot"),
         ("run streams --slot 595", "--slot"),
@@ -101,6 +111,29 @@ def test_what_the_system_refuses_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert done.stderr.startswith("headrace: NotADirectoryError: ")
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_a_closed_pipe_ends_a_command_in_silence(tmp_path: Path) -> None:
+    """`headrace ... | head -1`: whoever reads has gone, so the command ends without a word, exit 0."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as nobody:
+        done = subprocess.run(
+            [*HEADRACE, "schema"], check=False, stdout=nobody, stderr=subprocess.PIPE, cwd=tmp_path, env=environment
+        )
+    assert (done.stderr, done.returncode) == (b"", 0)
+
+
+@pytest.mark.parametrize(("line", "code"), [("schema", 0), ("nonsense", 2), ("produce clicks --rate x", 2)])
+@pytest.mark.parametrize("streams", ["<&- >&- 2>&-", ">&-", "2>/dev/full"])
+def test_closed_streams_change_no_exit_code(streams: str, line: str, code: int, tmp_path: Path) -> None:
+    """Started without standard streams, or with nobody to hear, a command ends as it would otherwise."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = ["sh", "-c", f'exec "$0" "$@" {streams}', *HEADRACE, *line.split()]
+    done = subprocess.run(command, check=False, capture_output=True, cwd=tmp_path, env=environment, timeout=60)
+    assert done.returncode == code, done.stderr
+    assert b"Traceback" not in done.stderr
 
 
 def test_only_errors_from_outside_lose_their_traceback() -> None:
@@ -199,6 +232,14 @@ def test_the_record_of_the_stack_lies_beneath_environment_and_flags(
     monkeypatch.setenv("HEADRACE_SERVER__PORT", "8003")
     assert (options.settings().server.port, options.settings().train.port) == (8003, 8002)
     assert options.settings(sets=["server.port=8004"]).server.port == 8004
+
+
+def test_a_value_that_may_be_a_secret_is_not_repeated(tmp_path: Path) -> None:
+    """A password that looks like a list, a misspelt one, or a URL where a pair is wanted, stands in no error."""
+    for text in ("kafka.sasl_password=[hidden", "kafka.sasl_pasword=[hidden", "redis://:hidden@h/0", "redis=[hidden"):
+        done = command("status", "--set", text, "--set", "log_level=loud", cwd=tmp_path)
+        assert done.returncode == 2
+        assert "hidden" not in done.stderr
 
 
 def test_no_secret_is_written_down() -> None:
