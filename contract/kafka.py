@@ -235,16 +235,18 @@ def _list_offsets(
 
 
 def committed(
-    kafka: Kafka, group: str, partitions: list[TopicPartition], timeout_s: float = 10
+    kafka: Kafka, group: str, partitions: list[TopicPartition], timeout_s: float = 10, *, stable: bool = True
 ) -> list[TopicPartition]:
     """Committed offsets of a group with their metadata, without joining it; offset -1001 where there is none.
+
+    Not `stable`: as they stand, without waiting for the end of a transaction that is about to move them.
 
     AdminClient.list_consumer_group_offsets does the same but takes the process down (SIGSEGV in librdkafka 2.16.0,
     rd_kafka_cgrp_op below rd_kafka_handle_OffsetFetch) when the group's coordinator is moving or loading.
     Raises UnreachableError when the coordinator does not answer in time.
     """
     until_s = time.monotonic() + timeout_s
-    reader = consumer(kafka, group)
+    reader = consumer(kafka, group, isolation_level="read_committed" if stable else "read_uncommitted")
     try:
         while partitions:
             try:
