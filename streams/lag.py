@@ -13,6 +13,8 @@ the longest pause between two commits of a role that is well. In this order:
     WARN    the offset moves on, and the lag never went down
     OK      everything else
 
+Who has no window of looks (`brief`) asks how long the first unread record has lain there instead.
+
 Burrow reads commits with their times from __consumer_offsets, where STALL is the same offset committed again and again.
 Our roles commit only what has changed, so that a live group is told by its other partitions.
 """
@@ -113,13 +115,32 @@ def state(looks: Sequence[Look], window: int = WINDOW) -> State:
     return State.OK
 
 
+def brief(looks: Sequence[Look], behind_s: float, longest_pause_ms: int) -> State:
+    """Judge a partition that nobody has watched, by a few looks and the age of its first unread record.
+
+    STOP or STALL where the offset stood still in all looks, and that record has lain unread for longer than a role that
+    keeps up pauses between two commits. (One that catches up, between two commits, looks the same.) Never WARN.
+    """
+    if any(_went_back(before.committed, after.committed) for before, after in pairwise(looks)):
+        return State.REWIND
+    first, last = looks[0], looks[-1]
+    moved = first.committed != last.committed or any(look.lag == 0 for look in looks)
+    if moved or len(looks) == 1 or behind_s * 1000 < _span_ms(longest_pause_ms):
+        return State.OK
+    return State.STOP if first.group_committed == last.group_committed else State.STALL
+
+
 def _went_back(before: int | None, after: int | None) -> bool:
     return before is not None and (after is None or after < before)
 
 
 def interval_s(longest_pause_ms: int) -> float:
     """Time between two looks, given the longest pause between two commits of a role that is well."""
-    return max(SHORTEST_SPAN_MS, SPAN * longest_pause_ms) / 1000 / (WINDOW - 1)
+    return _span_ms(longest_pause_ms) / 1000 / (WINDOW - 1)
+
+
+def _span_ms(longest_pause_ms: int) -> float:
+    return max(SHORTEST_SPAN_MS, SPAN * longest_pause_ms)
 
 
 class Watch:

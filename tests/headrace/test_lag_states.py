@@ -14,7 +14,7 @@ from confluent_kafka import TopicPartition
 from contract import kafka as edge
 from contract.settings import Settings, environment_of
 from headrace import offsets
-from streams.lag import WINDOW, Look, Row, State, Watch, state
+from streams.lag import WINDOW, Look, Row, State, Watch, brief, state
 from tests.conftest import SettingsFactory
 from tests.streams.evidence import SHORT, caught_up, send, stream, wait
 
@@ -62,6 +62,26 @@ def looks(committed: Sequence[int | None], lags: Sequence[int], group: Sequence[
 def test_states(committed: list[int | None], lags: list[int], group: list[int] | None, wanted: str) -> None:
     """Every rule, their order, and their borders, over a window of four looks."""
     assert state(looks(committed, lags, group), window=4).value == wanted
+
+
+@pytest.mark.parametrize(
+    ("committed", "lags", "group", "behind_s", "wanted"),
+    [
+        ([5, 5], [9, 9], None, 30, "STOP"),  # unread for twice the longest pause, and nothing moves
+        ([None, None], [9, 9], None, 30, "STOP"),
+        ([5, 5], [9, 9], [50, 51], 30, "STALL"),
+        ([5, 5], [9, 9], None, 14, "OK"),  # it may be between two commits
+        ([5, 6], [9, 9], None, 30, "OK"),  # it gets on
+        ([5, 5, 5], [9, 0, 9], None, 30, "OK"),
+        ([5, 4], [9, 10], None, 1, "REWIND"),
+        ([5], [9], None, 30, "OK"),  # one look tells nothing
+    ],
+)
+def test_states_of_what_nobody_watched(
+    committed: list[int | None], lags: list[int], group: list[int] | None, behind_s: float, wanted: str
+) -> None:
+    """Few looks, and how long the first unread record has lain there; a role may pause for 10 s between two commits."""
+    assert brief(looks(committed, lags, group), behind_s, longest_pause_ms=10_000).value == wanted
 
 
 def test_a_watch_keeps_the_last_looks_and_knows_when_another_one_tells_nothing() -> None:
@@ -113,7 +133,7 @@ def commit(settings: Settings, offset: int) -> None:
 
 
 def test_lag_fails_on_a_dead_role_and_not_on_a_running_one(settings: SettingsFactory, tmp_path: Path) -> None:
-    """Streams runs: OK and exit 0, the same at /lag and /metrics. Killed, with events unread: STOP and exit 1.
+    """Streams runs: OK and exit 0, the same at /lag and /metrics. Killed, with events unread: STOP and exit 1, soon.
 
     Its offset moved back meanwhile: REWIND, as soon as two looks have seen it.
     """
@@ -138,11 +158,13 @@ def test_lag_fails_on_a_dead_role_and_not_on_a_running_one(settings: SettingsFac
         role.kill()
         role.wait()
     send(mine, stream(300, seed=2))
+    wait(lambda: run_lag(mine)[0] == 1)  # once the events have lain there for longer than a start takes
     begun = time.monotonic()
-    code_, found = run_lag(mine)
-    assert code_ == 1
+    rows = [row for row in offsets.judged(mine) if row.group == mine.names.group("streams")]
+    assert time.monotonic() - begun < 3
+    assert {row.state for row in rows if row.lag} == {State.STOP}
+    _, found = run_lag(mine)
     assert {row["state"] for row in found if row["lag"]} == {"STOP"}
-    assert time.monotonic() - begun < 30
     watch = Watch()
     watch.add(offsets.lag(mine), 0)
     commit(mine, 1)
