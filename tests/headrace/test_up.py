@@ -162,9 +162,10 @@ def test_a_role_is_asked_where_it_listens(host: str) -> None:
 def test_pages_of_a_role_listen_where_they_are_told(role: str, settings: SettingsFactory) -> None:
     """With pages_host a role's /healthz answers at that address, and not on the loopback's usual one."""
     mine = settings(pages_host="127.0.0.2")
+    edge.create_topics(mine)  # not made and used in the same instant: there is no supervisor to start the role again
     port = {"streams": mine.streams.port, "trainer": mine.train.port, "publisher": mine.publisher.port}[role]
     environment = {**os.environ, **environment_of(mine), "PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen([*HEADRACE, "run", role], env=environment, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([*HEADRACE, "run", role], env=environment)
     try:
         assert wait_until(lambda: up.is_well(stack.Service(role, [], 1, port, mine.pages_host)), 60)
         assert not ports.answers(port)
