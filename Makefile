@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# Where Python may not keep the bytecode of what it imports, compile once: else each process compiles torch anew.
+COMPILE := $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode)
 PINS   := .ci/requirements.txt
 .DEFAULT_GOAL := help
 .PHONY: help install up down status test lint format faults bench pins clean
@@ -15,7 +17,7 @@ $(STAMP): $(PINS) .ci/uv.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .ci/uv.txt
 	@echo "installing the pinned requirements into $(VENV) (several GB the first time: torch)"
-	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes $(PINS)
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes $(COMPILE) $(PINS)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
