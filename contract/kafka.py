@@ -32,6 +32,7 @@ NO_LEADER = (
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.OFFSET_NOT_AVAILABLE,  # a leader that was just elected does not know its own end yet (KIP-207)
     KafkaError._NOENT,  # noqa: SLF001  (librdkafka's own "no leaders found"; no public name for it)
 )
 LEADER_S = 15.0
@@ -286,6 +287,7 @@ def read_to_end(
     """Every committed record of some partitions, up to the high watermark seen at the call (or `below` these offsets).
 
     Waits for open transactions below that mark (`patience_s` at most without progress, then UnreachableError).
+    Who knows what was acknowledged gives `below`: that is waited for, whatever end the broker tells at the moment.
     """
     if below is None:
         ends = end_offsets(admin(kafka), [TopicPartition(topic, p) for p in partitions])
