@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from typing import cast
 
 from confluent_kafka import KafkaError, Message
 
@@ -31,6 +32,7 @@ class Feeder:
         self.modes: dict[str, float] = {}
         self.sent: Counter[str] = Counter()
         self.acknowledged: Counter[str] = Counter()
+        self.ends: dict[tuple[str, int], int] = {}  # offset after the last acknowledged record, by topic and partition
         self.failed: list[str] = []
 
     def start(self) -> None:
@@ -68,9 +70,11 @@ class Feeder:
             time.sleep(TICK_S)
 
     def _send(self, record: Sent) -> None:
-        def delivered(error: KafkaError | None, _: Message) -> None:
+        def delivered(error: KafkaError | None, message: Message) -> None:
             if error is None:
                 self.acknowledged[record.topic] += 1
+                at = record.topic, cast("int", message.partition())
+                self.ends[at] = max(self.ends.get(at, 0), cast("int", message.offset()) + 1)
             else:
                 self.failed.append(str(error))
 
