@@ -217,6 +217,20 @@ def start_offsets(client: AdminClient, partitions: list[TopicPartition]) -> dict
     return _list_offsets(client, partitions, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED)  # type: ignore[no-untyped-call]
 
 
+def watermarks(client: Consumer, topic: str, partition: int) -> tuple[int, int]:
+    """Give the log's first offset and its end; asks again for a few seconds while the partition has no leader yet."""
+    deadline_s = time.monotonic() + LEADER_S
+    while True:
+        try:
+            low, high = client.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+        except KafkaException as error:
+            if error.args[0].code() not in NO_LEADER or time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.05)
+        else:
+            return low, high
+
+
 def _list_offsets(
     client: AdminClient, partitions: list[TopicPartition], spec: OffsetSpec, level: IsolationLevel
 ) -> dict[tuple[str, int], int]:

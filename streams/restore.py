@@ -43,7 +43,7 @@ def reader(settings: Kafka) -> Consumer:
 
 def check_span(client: Consumer, topic: str, partition: int, start: int, stop: int) -> None:
     """Raise DataLossError unless the log still reaches from `start` to `stop`."""
-    low, high = client.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+    low, high = kafka.watermarks(client, topic, partition)
     if start < low and start < stop:
         raise DataLossError(
             f"{topic}-{partition}: offset {start} is still needed and the log begins at {low}: retention took "
@@ -86,7 +86,7 @@ def latest(
         return
     values: dict[bytes, bytes] = {}
     # Asked for first, the leader is known when the reading starts; librdkafka else tries again after half a second.
-    start, _ = client.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+    start, _ = kafka.watermarks(client, topic, partition)
     for message in span(client, topic, partition, start, stop, alive):
         key, value = cast("bytes", message.key()), message.value()
         if value is None:

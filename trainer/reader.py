@@ -30,7 +30,7 @@ class Reader:
         self.paused: set[int] = set()
 
     def _still_there(self, partition: int, offset: int) -> None:
-        low, high = self.consumer.get_watermark_offsets(TopicPartition(self.topic, partition), timeout=10)
+        low, high = kafka.watermarks(self.consumer, self.topic, partition)
         if offset and not low <= offset <= high:
             raise DataLossError(
                 f"{self.topic} partition {partition} holds offsets {low} to {high}, the checkpoint goes on at {offset}"
