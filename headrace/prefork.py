@@ -52,7 +52,7 @@ def run(work: Callable[[], None]) -> None:
         log.get().warning("worker killed", signal=signal.Signals(-code).name, at_once=kills)
         if kills and signal.sigtimedwait(PASSED_ON, backoff.delay_s(kills)):
             sys.exit(0)  # told to end while there was nothing to end
-        crash.disarm()
+        crash.arm()
 
 
 def _die_with(starter: int) -> None:

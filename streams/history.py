@@ -4,10 +4,11 @@ A held click needs the ring as it stood before its own offset. It is not copied:
 a click is held its user's ring keeps the 4 L entries before it and all that came after. So live and re-read clicks read
 the same ring in the same way.
 
-How a bot is kept from outgrowing a message (1 MB): a ring never holds more than `MAX_RING_ENTRIES`; beyond that the
-oldest go, and a click that is still held then sees a shorter history. That is the one way in which a history may differ
-from the offline join: a user with 900 - 4 L clicks within the few minutes that one of them is held. Shown exposures
-beyond `MAX_SHOWN_BYTES` of item ids are dropped, oldest first; that is a function of the log alone.
+How a bot is kept from outgrowing a message (1 MB): a ring never holds more than `MAX_RING_BYTES`, counted as its
+entries times the user's largest one; beyond that the oldest go, and a click that is still held then sees a shorter
+history. That is the one way in which a history may differ from the offline join: a user with thousands of clicks (with
+ids of ten characters 8,000, with ids of 256 bytes 900) while one of them is held. Shown exposures beyond
+`MAX_SHOWN_BYTES` of item ids are dropped, oldest first; that is a function of the log alone.
 """
 
 from bisect import bisect_left
@@ -21,7 +22,8 @@ from msgspec import Struct
 
 from contract.messages import MAX_ID_BYTES, Click, History, HistoryEntry, RingEntry, ShownEntry
 
-MAX_RING_ENTRIES: Final = 900  # 4 L is at most 800; with two ids of 256 bytes each some 500 kB
+MAX_RING_BYTES: Final = 500_000  # 4 L is at most 800 entries, with two ids of 256 bytes each some 440 kB
+ENTRY_BYTES: Final = 40  # of an entry without its ids
 MAX_SHOWN_BYTES: Final = 400_000  # one exposure holds at most 1,000 ids of 256 bytes
 _offset = attrgetter("offset")
 _ts_ms = attrgetter("ts_ms")
@@ -42,6 +44,7 @@ class UserHistory(Struct, gc=False):
     newest_ms: int  # no entry of `clicks` has a larger ts
     disorder: int  # offset of the newest entry that is older than the one before it: from it on, ts never falls
     shown_items: int  # over all of `shown`
+    largest: int  # bytes of the largest click seen
 
 
 class Histories:
@@ -50,7 +53,7 @@ class Histories:
     def __init__(self, length: int, shown_exposures: int) -> None:
         self._length = length
         self._capacity = 4 * length
-        self._roomy = min(8 * length, MAX_RING_ENTRIES)  # trimmed only beyond this, so that it costs O(1) per click
+        self._roomy = 8 * length  # trimmed only beyond this, so that it costs O(1) per click
         self._shown_exposures = shown_exposures
         self._users: dict[str, UserHistory] = {}
         self._holding: dict[str, deque[Holdable]] = {}
@@ -61,7 +64,7 @@ class Histories:
         user, ts = event.user_id, event.ts_ms
         mine = self._users.get(user)
         if mine is None:
-            mine = self._users[user] = UserHistory([], [], ts - 1, -1, 0)
+            mine = self._users[user] = UserHistory([], [], ts - 1, -1, 0, 0)
         ring = mine.clicks
         if ts > mine.newest_ms:
             mine.newest_ms = ts
@@ -70,7 +73,8 @@ class Histories:
         elif ring and ts < ring[-1].ts_ms:
             mine.disorder = offset
         if len(ring) >= self._roomy:  # before the new entry comes in: its own click may need all of the 4 L before it
-            self._trim(user, ring)
+            self._trim(user, mine)
+        mine.largest = max(mine.largest, _bytes(event.item_id, event.request_id))
         ring.append(RingEntry(offset, event.item_id, ts, event.action, event.request_id))
         self._dirty.add(user)
 
@@ -80,7 +84,7 @@ class Histories:
             return
         mine = self._users.get(user)
         if mine is None:
-            mine = self._users[user] = UserHistory([], [], ts_ms - 1, -1, 0)
+            mine = self._users[user] = UserHistory([], [], ts_ms - 1, -1, 0, 0)
         shown = mine.shown
         shown.append(ShownEntry(offset, ts_ms, items))
         mine.shown_items += len(items)
@@ -140,7 +144,9 @@ class Histories:
                 if later.ts_ms < earlier.ts_ms:
                     disorder = later.offset
             newest = max((entry.ts_ms for entry in clicks), default=-1)
-            self._users[user] = UserHistory(clicks, shown, newest, disorder, sum(len(s.items) for s in shown))
+            shown_items = sum(len(s.items) for s in shown)
+            largest = max((_bytes(entry.item_id, entry.request_id) for entry in clicks), default=0)
+            self._users[user] = UserHistory(clicks, shown, newest, disorder, shown_items, largest)
 
     def take(self) -> dict[str, History | None]:
         """Histories that changed since the last take; None: deleted."""
@@ -151,7 +157,7 @@ class Histories:
                 taken[user] = None
                 continue
             if len(mine.clicks) > self._capacity:
-                self._trim(user, mine.clicks)
+                self._trim(user, mine)
             taken[user] = History(mine.clicks[:], mine.shown[:])
         self._dirty = set()
         return taken
@@ -163,12 +169,18 @@ class Histories:
             for entry in ring[-self._capacity :]
         )
 
-    def _trim(self, user: str, ring: list[RingEntry]) -> None:
-        keep = self._capacity
+    def _trim(self, user: str, mine: UserHistory) -> None:
+        ring, keep = mine.clicks, self._capacity
         holding = self._holding.get(user)
         if holding:
             keep += len(ring) - bisect_left(ring, holding[0].offset, key=_offset)
-        del ring[: -min(keep, MAX_RING_ENTRIES)]
+        del ring[: -min(keep, MAX_RING_BYTES // mine.largest)]
+
+
+def _bytes(item_id: str, request_id: str | None) -> int:
+    """Bytes of a click in the message, at most."""
+    ids = item_id + (request_id or "")
+    return ENTRY_BYTES + (len(ids) if ids.isascii() else len(ids.encode()))
 
 
 def _fit(mine: UserHistory) -> None:

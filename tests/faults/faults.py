@@ -67,6 +67,7 @@ def kill_point(name: str, point: str, bench: Bench) -> None:
         bench.recoveries.measure(name.split("-", maxsplit=1)[0], time.monotonic())
         bench.fleet.kills[name.split("-", maxsplit=1)[0]] += 1
     else:
+        member.crash_point.unlink(missing_ok=True)
         bench.note(f"not reached: {point}")
 
 

@@ -42,7 +42,6 @@ class Member:
         self.name, self.command, self.environment, self.log = name, command, environment, log
         self.leash: subprocess.Popen[bytes] | None = None
         self.held = False  # down on purpose
-        self.crash_point = ""  # of the next start
         self.ends: list[tuple[float, int]] = []  # (monotonic time, exit code)
 
     def start(self) -> None:
@@ -50,10 +49,9 @@ class Member:
         environment = {
             **os.environ,
             **self.environment,
-            "CRASH_POINT": self.crash_point,
+            "CRASH_POINT_FILE": str(self.crash_point),
             "PYTHONFAULTHANDLER": "1",  # SIGABRT tells where a process hangs
         }
-        self.crash_point = ""
         with self.log.open("ab") as out:
             self.leash = subprocess.Popen(
                 [sys.executable, "-m", "headrace.leash", *self.command],
@@ -63,6 +61,11 @@ class Member:
                 env=environment,
                 start_new_session=True,
             )
+
+    @property
+    def crash_point(self) -> Path:
+        """File that names the kill point of the next start."""
+        return self.log.with_suffix(".crash")
 
     def let_go(self) -> None:
         """Forget a leash that has ended."""
@@ -193,12 +196,12 @@ class Fleet:
                     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limits)
 
     def crash_at(self, name: str, point: str, times: int) -> int:
-        """Kill a member and start it so that it dies at a kill point; gives how often it had died before."""
+        """Kill a member so that it dies once more at a kill point; gives how often it had died before."""
         member = self.members[name]
         with self._lock:
-            member.crash_point = f"{point}:{times}"
+            member.crash_point.write_text(f"{point}:{times}", encoding="utf-8")
             died = member.deaths()
-            self.kill(name, whole=True)
+            self.kill(name)
         return died
 
     def replace(self, name: str) -> None:

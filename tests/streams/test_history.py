@@ -3,7 +3,7 @@
 import msgspec
 
 from contract.messages import Click, History, RingEntry, encode
-from streams.history import MAX_RING_ENTRIES, MAX_SHOWN_BYTES, Histories, Holdable
+from streams.history import MAX_RING_BYTES, MAX_SHOWN_BYTES, Histories, Holdable
 
 USER = "u"
 
@@ -91,10 +91,25 @@ def test_a_bot_cannot_outgrow_a_message() -> None:
     history = histories.take()[USER]
     assert history is not None
     assert len(encode(history)) < 1_000_000
-    assert len(history.clicks) == MAX_RING_ENTRIES
+    assert 800 <= len(history.clicks) < 1_000
+    assert len(encode(History(history.clicks, []))) <= MAX_RING_BYTES
     assert history.clicks[-1].offset == 1_999
     assert sum(len(i) for s in history.shown for i in s.items) <= MAX_SHOWN_BYTES
     assert history.shown[-1].offset == 1_900
+
+
+def test_a_bot_with_short_ids_keeps_what_its_held_click_needs() -> None:
+    """Law: thousands of clicks later a held click still reads the ring as it stood before it, also after a restore."""
+    histories = Histories(10, 0)
+    histories.click(0, click("a", 0))
+    histories.hold(USER, Holdable(offset=1, held=True))
+    for at in range(1, 5_000):
+        histories.click(at, click("b", at))
+    record = histories.take()[USER]
+    assert record is not None
+    again = Histories(10, 0)
+    again.restore([(USER, record)])
+    assert seen(histories, 1, 99) == seen(again, 1, 99) == "a"
 
 
 def test_shown_holds_the_last_exposures_by_offset() -> None:
