@@ -1,7 +1,8 @@
 """Asks the recall server all the time, as a caller behind a balancer does, and keeps account of the answers.
 
-A query fails when it has no answer below 500 within a second. A connection that breaks is tried once more at once (a
-GET may be: RFC 9110, 9.2.2), as every balancer and HTTP client does; how often that was needed is counted too.
+A query fails when it has no answer below 500 within a second. A connection that breaks is tried once more (a GET may be:
+RFC 9110, 9.2.2), as every balancer and HTTP client does, after RETRY_S: the kernel closes what a killed process held one
+by one, and a new connection may still land in its queue. How often that was needed is counted too.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from collections import Counter
 from tests.faults.traffic import USERS
 
 LIMIT_S = 1.0
+RETRY_S = 0.05
 KEPT = 20
 
 
@@ -60,6 +62,7 @@ class Prober:
                     cause, retried = f"{type(error).__name__}: {error}", retried + 1
                     _close(connection)
                     connection = None
+                    time.sleep(RETRY_S)
                 else:
                     break
             if not keeps:
