@@ -3,7 +3,7 @@
     headrace run ROLE = starter: has imported the role, then only waits (no socket, no thread of ours)
                           └─ worker: forked from it, does the work
 
-    worker ends by itself                the starter ends with the same code; who started it decides
+    worker ends by itself or by SIGTERM  the starter ends with the same code; who started it decides
     worker is killed (-9, out of memory) forked again at once, with a log line; later and later if it dies at once
     starter is told to end               it passes that on and waits
     starter is killed                    the kernel kills the worker with it
@@ -46,8 +46,8 @@ def run(work: Callable[[], None]) -> None:
             work()
             return
         code = _wait(worker)
-        if code >= 0:
-            sys.exit(code)
+        if code >= 0 or -code in PASSED_ON:  # it ended, or was told to before it could listen
+            sys.exit(code if code >= 0 else 128 - code)
         kills = 0 if time.monotonic() - started > WELL_S else kills + 1
         log.get().warning("worker killed", signal=signal.Signals(-code).name, at_once=kills)
         if kills and signal.sigtimedwait(PASSED_ON, backoff.delay_s(kills)):

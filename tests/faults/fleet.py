@@ -160,7 +160,7 @@ class Fleet:
         """End a member and keep it down."""
         member = self.members[name]
         member.held = True
-        if member.signal(number, whole=number == signal.SIGKILL) and number == signal.SIGKILL:
+        if member.signal(number, whole=True) and number == signal.SIGKILL:
             self.kills[name.split("-", maxsplit=1)[0]] += 1
         leash = member.leash  # the watching thread may let go of it meanwhile
         if leash is not None:
@@ -252,7 +252,10 @@ class Fleet:
     def stacks(self) -> None:
         """Let every role write its threads' stacks to its log and end."""
         for name in self.names():
-            self.hold(name, signal.SIGABRT)
+            self.members[name].held = True
+            self.members[name].signal(signal.SIGABRT)
+            time.sleep(0.5)  # for what the worker writes
+            self.hold(name)
 
     def tail(self, name: str, characters: int = 1_500) -> str:
         """Last lines of a member's log."""

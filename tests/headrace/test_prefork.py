@@ -21,6 +21,7 @@ from contract import log
 from headrace import prefork
 
 def work():
+    {before}
     told = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda n, _: told.append(n))
@@ -36,12 +37,11 @@ prefork.run(work)
 
 
 @contextmanager
-def starter(log: Path, end: str = "") -> Iterator[subprocess.Popen[bytes]]:
+def starter(log: Path, end: str = "", before: str = "") -> Iterator[subprocess.Popen[bytes]]:
     """Start a starter whose worker runs until it is told to end; writes to `log`."""
+    program = WORK.replace("{end}", end).replace("{before}", before)
     with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-c", WORK.replace("{end}", end)], stdout=out, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen([sys.executable, "-c", program], stdout=out, stderr=subprocess.STDOUT)
     try:
         yield process
     finally:
@@ -100,6 +100,14 @@ def test_what_the_starter_is_told_the_worker_is_told(tmp_path: Path, number: sig
         process.send_signal(number)
         assert process.wait(10) == 7
         assert f"told [{int(number)}]" in log.read_text()
+
+
+def test_a_worker_that_ends_by_sigterm_is_not_forked_again(tmp_path: Path) -> None:
+    """A worker told to end before it listens dies of the signal; that is an end, not a kill."""
+    log = tmp_path / "log"
+    with starter(log, before="signal.signal = lambda *_: None") as process:
+        os.kill(at_work(log, 1), signal.SIGTERM)
+        assert process.wait(10) == 128 + signal.SIGTERM
 
 
 def test_a_killed_starter_takes_its_worker_with_it(tmp_path: Path) -> None:
