@@ -1,8 +1,8 @@
 """Asks the recall server all the time, as a caller behind a balancer does, and keeps account of the answers.
 
 A query fails when it has no answer below 500 within a second. A connection that breaks is tried once more (a GET may
-be: RFC 9110, 9.2.2), as every balancer and HTTP client does, after RETRY_S: the kernel closes what a killed process held
-one by one, and a new connection may still land in its queue. How often that was needed is counted too.
+be: RFC 9110, 9.2.2), as every balancer and HTTP client does, after RETRY_S: the kernel closes what a killed process
+held one by one, and a new connection may still land in its queue. How often that was needed is counted too.
 """
 
 import contextlib
