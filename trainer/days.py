@@ -21,6 +21,10 @@ class Picks(NamedTuple):
     partition: I64
     offset: I64
 
+    def places(self) -> list[tuple[int, int]]:
+        """All (partition, offset)."""
+        return list(zip(self.partition.tolist(), self.offset.tolist(), strict=True))
+
 
 class Days:
     """What has been gathered, and the day that stream time is in."""
@@ -46,7 +50,11 @@ class Days:
         if today <= self.today:
             return False
         self.today = today
-        return int(np.count_nonzero(self._days() < today)) >= self.min_samples
+        return self.due()
+
+    def due(self) -> bool:
+        """Whether the days passed hold enough samples for a full update."""
+        return int(np.count_nonzero(self._days() < self.today)) >= self.min_samples
 
     def take(self) -> tuple[Picks, Picks]:
         """Samples of the days passed, which are forgotten here, and those since."""
@@ -55,6 +63,22 @@ class Days:
         day, since = Picks(partition[over], offset[over]), Picks(partition[~over], offset[~over])
         days = self._days()[~over]
         self.partition, self.offset, self.day = array("q", since.partition), array("q", since.offset), array("q", days)
+        return day, since
+
+    def ask(self, places: list[tuple[int, int]], *, keep: bool) -> tuple[Picks, Picks]:
+        """Samples of a full update out of turn: those at `places`, or all gathered; and the rest of these.
+
+        What is learned is forgotten here, but with `keep`.
+        """
+        gathered = Picks(np.array(self.partition, np.int64), np.array(self.offset, np.int64))
+        wanted = set(places or gathered.places())
+        over = np.array([at in wanted for at in gathered.places()], bool)
+        day = Picks(*np.array(places, np.int64).T) if places else gathered
+        since = Picks(gathered.partition[~over], gathered.offset[~over])
+        if not keep:
+            days = self._days()[~over]
+            arrays = (since.partition, since.offset, days)
+            self.partition, self.offset, self.day = (array("q", values.tolist()) for values in arrays)
         return day, since
 
     def _days(self) -> I64:

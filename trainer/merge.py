@@ -11,6 +11,7 @@ bursts instead cost up to 1.4 points of recall, even for plain popularity.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,12 +20,21 @@ from contract.messages import HardNegatives, Marker, Sample, SampleRecord
 LONG_AGO = -(1 << 62)
 
 
+class Progress(NamedTuple):
+    """How far a partition is."""
+
+    idle: bool
+    progress_ms: int  # of its last marker taken
+    reached_ms: int  # that, or the newest event taken
+
+
 class Taken(NamedTuple):
     """A record in its turn."""
 
     partition: int
     offset: int
     record: SampleRecord
+    before: Progress  # of its partition
 
 
 @dataclass
@@ -34,13 +44,17 @@ class Lane:
     queue: deque[tuple[int, SampleRecord]] = field(default_factory=deque)
     at_end: bool = False  # nothing unread behind the queue
     idle: bool = False
-    progress_ms: int = LONG_AGO  # of its last marker taken
-    reached_ms: int = LONG_AGO  # that, or the newest event taken
+    progress_ms: int = LONG_AGO
+    reached_ms: int = LONG_AGO
 
     def turn_ms(self) -> int:
         """How far the lane is once its next record is taken, as far as can be told before."""
         record = self.queue[0][1]
         return self.reached_ms if isinstance(record, Marker) else max(self.reached_ms, record.ts_ms)
+
+    def progress(self) -> Progress:
+        """Give how far it is."""
+        return Progress(self.idle, self.progress_ms, self.reached_ms)
 
 
 class Merge:
@@ -70,6 +84,7 @@ class Merge:
                 return None
         lane = self.lanes[partition]
         offset, record = lane.queue.popleft()
+        before = lane.progress()
         if isinstance(record, Marker):
             lane.idle = record.idle
             if record.progress_ms is not None:
@@ -77,7 +92,7 @@ class Merge:
                 lane.reached_ms = max(lane.reached_ms, record.progress_ms)
         elif isinstance(record, Sample | HardNegatives):
             lane.reached_ms = max(lane.reached_ms, record.ts_ms)
-        return Taken(partition, offset, record)
+        return Taken(partition, offset, record, before)
 
     def passed_ms(self) -> int | None:
         """Event time that every partition which is not idle has passed; all idle: the furthest one's."""
@@ -95,9 +110,11 @@ class Merge:
         """Records of a partition that wait for their turn."""
         return len(self.lanes[partition].queue)
 
-    def state(self) -> list[list[Any]]:
-        """Give what a checkpoint holds of each partition."""
-        return [[p, lane.idle, lane.progress_ms, lane.reached_ms] for p, lane in self.lanes.items()]
+    def state(self, pending: Sequence[Taken] = ()) -> list[list[Any]]:
+        """Give what a checkpoint holds of each partition, as it was before `pending`, which is read once more."""
+        found = {p: lane.progress() for p, lane in self.lanes.items()}
+        found |= {taken.partition: taken.before for taken in reversed(pending)}
+        return [[p, *progress] for p, progress in found.items()]
 
     def load(self, state: list[list[Any]]) -> None:
         """Take what `state` gave."""
