@@ -37,11 +37,14 @@ def main() -> None:
     log.set_up("trainer.full", settings.log_level)
     torch.set_num_threads(settings.train.threads)
     full_update(settings, Path(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # torch and Kafka's clients would take seconds to tidy up
 
 
 def _end_with_parent() -> None:
     """The pipe on standard input ends when the parent does, however it dies."""
-    sys.stdin.buffer.read()
+    os.read(sys.stdin.fileno(), 1)
     os._exit(1)
 
 

@@ -185,6 +185,8 @@ class Schedule:
         found: dict[str, Any] = {"phase": "none", "last": self.judged or None}
         if self.under_way is not None:
             found |= msgspec.structs.asdict(self.under_way) | {"phase": "training"}
+        if (child := self.child) is not None:
+            found["deaths"] = child.deaths
         if (candidate := self.candidate) is not None:
             found["phase"] = "shadowing" if self.caught_up else "catching up"
             found |= {"paired": candidate.trial.paired.samples, "wanted": candidate.trial.min_samples}
@@ -200,7 +202,7 @@ class Schedule:
             if full_files.is_done(path):
                 self._take(path)
                 return
-        if self.child.has_done():
+        if self.child.has_done() or (self.child.deaths and full_files.is_done(path)):
             self._take(path)
         elif self.child.deaths >= ATTEMPTS:
             self.failure = f"its process died {self.child.deaths} times, last with exit code {self.child.code}"
