@@ -10,7 +10,15 @@ from collections.abc import Sequence
 import typer
 
 from contract.errors import HeadraceError, UnreachableError
-from headrace import commands_data, commands_evaluate, commands_lag, commands_namespace, commands_recall, commands_stack
+from headrace import (
+    commands_data,
+    commands_evaluate,
+    commands_lag,
+    commands_namespace,
+    commands_recall,
+    commands_stack,
+    commands_train,
+)
 
 INTERRUPTED = 130
 UNREACHABLE = UnreachableError.exit_code
@@ -31,6 +39,7 @@ for commands in (
     commands_data,
     commands_namespace,
     commands_evaluate,
+    commands_train,
 ):
     commands.register(app)
 

@@ -12,7 +12,7 @@ B of them, or after max_wait: score, learn, count    learner.py
 a day border is passed, or it is asked for: a full update begins in a child process     days.py, schedule.py, full.py
 it has done: its candidate goes the same way from the border on, scored beside what is served      candidate.py
 the gate passes it: serve it as a new version; or refuses it: drop it      gate.py
-a delta is due: publish what was touched, while that is sound    watch.py, delta.py, writer.py
+a delta is due: publish what was touched, while it is sound       outbox.py, watch.py, delta.py, writer.py
 a checkpoint is due: write it, then commit its offsets
 """
 
@@ -30,21 +30,19 @@ from contract.errors import RefusedError, UnreachableError
 from contract.full_request import FullRequest
 from contract.messages import HardNegatives, Marker, Sample
 from contract.settings import Settings
-from trainer import checkpoint, delta, metrics
+from trainer import checkpoint, metrics
 from trainer.candidate import cut_over
 from trainer.days import Days, Picks
 from trainer.follow import Follower
 from trainer.learner import Learner
 from trainer.merge import Merge, Taken
+from trainer.outbox import Outbox
 from trainer.packing import Packed, pack, unpack
 from trainer.reader import Reader
 from trainer.schedule import Schedule, UnderWay
-from trainer.watch import Watch
-from trainer.writer import Writer
 
 POLL_S = 0.05
 QUIET_S = 0.5  # all is learned for this long: checkpoint, so that lag shows 0
-DELTA_GAP_S = 1.0  # at most one delta in this time
 WINDOW_STEPS = 100  # steps of one log line
 RETRY_S = 1.0
 SCHEDULED = FullRequest(id="")
@@ -96,10 +94,10 @@ class Loop:
         self.partitions = counts[settings.names.topic("samples")]
         self.merge = Merge(list(range(self.partitions)))
         self.schedule = Schedule(settings, counts)
-        self.watch = Watch(settings.gate.min_samples, settings.gate.drop)
-        self.epoch, self.version, self.sequence = 1, 0, -1
+        self.out = Outbox(settings)
+        self.epoch = 1
         offsets = self._restore()
-        self.writer = Writer(settings)
+        self.out.open(self.learner.state.numbers["event_ms"])
         self.follower = Follower(settings, self.learner.state, counts)
         self.reader = Reader(settings, self.partitions, offsets, self.merge)
         self.pending: list[Taken] = []
@@ -108,9 +106,7 @@ class Loop:
         self.learned = False  # since the last checkpoint
         self.committed: dict[int, int] = {}
         now = time.monotonic()
-        self.checkpoint_at = self.learned_at = self.delta_at = now
-        self.unpublished_since = 0.0  # 0: nothing waits
-        self.delta_event_ms = self.learner.state.numbers["event_ms"]
+        self.checkpoint_at = self.learned_at = now
         self.window: list[float] = []  # losses
 
     # ---- start -------------------------------------------------------------------------------------------------------
@@ -130,9 +126,10 @@ class Loop:
         self.days.load({n.removeprefix("days."): t.numpy() for n, t in packed.tensors.items() if n.startswith("days.")})
         self.merge.load(manifest.lanes)
         self.schedule.load(packed.tensors, packed.plain)
-        self.watch.load(packed.plain)
-        self.epoch, self.version, self.sequence = manifest.epoch + 1, manifest.version, manifest.sequence
-        log.get().info("resumed", samples=manifest.samples, version=self.version, sequence=self.sequence)
+        self.out.watch.load(packed.plain)
+        self.epoch = manifest.epoch + 1
+        self.out.version, self.out.sequence = manifest.version, manifest.sequence
+        log.get().info("resumed", samples=manifest.samples, version=manifest.version, sequence=manifest.sequence)
         return {int(p): offset for p, offset in manifest.offsets.items()}
 
     def _shape(self) -> dict[str, int]:
@@ -143,45 +140,30 @@ class Loop:
         """Features first, then a version to serve; False: stopped before the features were read."""
         if not self.follower.start(stop):
             return False
-        self._publish_again()
+        if self.out.come_after_what_stands():
+            self.out.publish_snapshot(self.learner.state)
+            self.checkpoint()
         self.schedule.tidy()
         self.begin_if_owed()
         return True
-
-    def _publish_again(self) -> None:
-        """Bring what stands on `updates` to the checkpoint's state."""
-        last_version, last_sequence = self.writer.last()
-        if last_version > self.version:  # also when nothing is known here but updates has versions
-            self.version, self.sequence = last_version + 1, -1
-        elif self.version == 0:
-            self.version = 1
-        elif last_version == self.version:
-            # rows published past the checkpoint are put back under the next sequence
-            ahead, self.sequence = last_sequence > self.sequence, last_sequence
-            if not ahead:
-                return
-        else:
-            self.sequence = -1
-        self.publish_snapshot()
-        self.checkpoint()
 
     # ---- one turn ----------------------------------------------------------------------------------------------------
 
     def turn(self) -> None:
         """Poll once and do all that is due."""
         if self.follower.poll():
-            self._note_unpublished()
+            self.out.note(self.learner.state)
         self.reader.poll(0 if self.schedule.is_behind else POLL_S)
         while not self.waits() and (taken := self.merge.next()) is not None:
             self.take(taken)
-            self.publish_if_due()
+            self.out.publish_if_due(self.learner.state)
         late = time.monotonic() - self.pending_since > self.settings.train.max_wait_ms / 1000
         if self.pending and late and not self.waits():
             self.learn()
         self.schedule.turn()
         self.settle()
         self.begin_if_asked()
-        self.publish_if_due()
+        self.out.publish_if_due(self.learner.state)
         self.checkpoint_if_due()
 
     def take(self, taken: Taken) -> None:
@@ -217,7 +199,7 @@ class Loop:
             self.window.append(loss)
         if len(self.window) == WINDOW_STEPS:
             self.say_window()
-        self._note_unpublished()
+        self.out.note(self.learner.state)
         self.settle()
 
     def say_window(self) -> None:
@@ -293,76 +275,16 @@ class Loop:
             self.learner = cut_over(self.learner, candidate.trial.learner)
             self.follower.close()
             self.follower = candidate.follower
-            self.version, self.sequence = self.version + 1, -1
-            self.watch.forget(self.learner.state.recall.scored)
+            self.out.new_version(self.learner.state.recall.scored)
         self.schedule.end(verdict, served=passed)
         metrics.judged(self.schedule.judged)
         crash.point("full.before_checkpoint")
         self.checkpoint()  # before it is published: the version on updates is never newer than a checkpoint
         crash.point("full.after_checkpoint")
         if passed:
-            self.publish_snapshot()
+            self.out.publish_snapshot(self.learner.state)
         self.schedule.tidy()
         self.begin_if_owed()
-
-    # ---- publish -----------------------------------------------------------------------------------------------------
-
-    def _note_unpublished(self) -> None:
-        if not self.unpublished_since and delta.unpublished(self.learner.state):
-            self.unpublished_since = time.monotonic()
-
-    def publish_if_due(self) -> None:
-        """A delta at the interval of event time, or when rows have waited long enough; at most one a second."""
-        now, publish = time.monotonic(), self.settings.publish
-        if not self.unpublished_since or now - self.delta_at < DELTA_GAP_S:
-            return
-        event_ms = self.learner.state.numbers["event_ms"] - self.delta_event_ms
-        if event_ms < publish.interval_ms and now - self.unpublished_since < publish.max_wait_ms / 1000:
-            return
-        if self.watch.holds(self.learner.state):
-            self.delta_at = now  # look again in a moment
-            metrics.HELD.set(1)
-            return
-        metrics.HELD.set(0)
-        if self.sequence + 1 >= publish.snapshot_deltas and (self.sequence + 1) % publish.snapshot_deltas == 0:
-            self.publish_snapshot()
-        else:
-            self._publish("delta")
-
-    def publish_snapshot(self) -> None:
-        """Everything, as the next sequence of the version."""
-        self._publish("snapshot")
-
-    def _publish(self, kind: Any) -> None:
-        settings, state = self.settings, self.learner.state
-        delta.touch_drifted(state, settings.model.prior_half_life_clicks)
-        chunks = delta.update(
-            kind,
-            self.version,
-            self.sequence + 1,
-            state,
-            settings.model,
-            settings.history.length,
-            int(time.time() * 1000),
-            settings.publish.chunk_bytes,
-        )
-        size = self.writer.write(chunks)
-        self.sequence += 1
-        delta.published(state, whole=kind == "snapshot")
-        self.delta_at, self.unpublished_since = time.monotonic(), 0.0
-        self.delta_event_ms = state.numbers["event_ms"]
-        metrics.UPDATES.labels(kind).inc()
-        metrics.show(state, self.version, self.sequence)
-        log.get().info(
-            "published",
-            kind=kind,
-            version=self.version,
-            seq=self.sequence,
-            chunks=len(chunks),
-            bytes=size,
-            samples=state.numbers["samples"],
-            event_ms=state.numbers["event_ms"],
-        )
 
     # ---- checkpoint --------------------------------------------------------------------------------------------------
 
@@ -373,7 +295,7 @@ class Loop:
         if self.learned and now - self.checkpoint_at >= interval_s:
             self.checkpoint()
         elif not self.pending and self.merge.caught_up() and now - self.learned_at > QUIET_S:
-            if self.learned and (not self.unpublished_since or self.watch.reason):
+            if self.learned and not self.out.waits:
                 self.checkpoint()
             elif not self.learned:
                 self.commit(self.reader.positions(self.pending))  # only markers since the last checkpoint
@@ -386,15 +308,15 @@ class Loop:
         days = {f"days.{name}": torch.from_numpy(array) for name, array in self.days.state().items()}
         manifest = checkpoint.Manifest(
             epoch=self.epoch,
-            version=self.version,
-            sequence=self.sequence,
+            version=self.out.version,
+            sequence=self.out.sequence,
             samples=state.numbers["samples"],
             offsets={str(p): offset for p, offset in offsets.items()},
             shape=self._shape(),
             lanes=self.merge.state(self.pending),
         )
         tensors, plain = self.schedule.state()
-        whole = Packed(packed.tensors | days | tensors, packed.plain | plain | self.watch.state())
+        whole = Packed(packed.tensors | days | tensors, packed.plain | plain | self.out.watch.state())
         path = checkpoint.save(self.directory, manifest, whole)
         self.learned, self.checkpoint_at = False, time.monotonic()
         self.commit(offsets)
@@ -402,8 +324,8 @@ class Loop:
             "checkpoint",
             path=path.name,
             samples=manifest.samples,
-            version=self.version,
-            seq=self.sequence,
+            version=self.out.version,
+            seq=self.out.sequence,
             seconds=round(time.monotonic() - begun, 3),
         )
 
@@ -420,8 +342,9 @@ class Loop:
     def health(self) -> dict[str, Any]:
         """Body of /healthz."""
         numbers = self.learner.state.numbers
-        served = {"version": self.version, "sequence": self.sequence, **numbers}
-        return {"status": "ok", "role": "trainer", **served, "full": self.schedule.shown(), "held": self.watch.reason}
+        gate = {"full": self.schedule.shown(), "gathered": len(self.days.offset), "held": self.out.watch.reason}
+        served = {"version": self.out.version, "sequence": self.out.sequence, **numbers}
+        return {"status": "ok", "role": "trainer", "group": self.settings.names.group("trainer"), **served, **gate}
 
     def close(self) -> None:
         """Leave Kafka, end the child."""
