@@ -38,12 +38,15 @@ def leave(root: Path, request: FullRequest) -> bool:
 def look(root: Path) -> FullRequest | None:
     """The request that lies there, if one does; one that cannot be read is none, and goes."""
     try:
-        return msgspec.msgpack.decode((root / NAME).read_bytes(), type=FullRequest)
+        found = msgspec.msgpack.decode((root / NAME).read_bytes(), type=FullRequest)
     except FileNotFoundError:
         return None
     except msgspec.DecodeError:
+        found = None
+    if found is None or len(found.partition) != len(found.offset):
         take(root)
         return None
+    return found
 
 
 def take(root: Path) -> None:

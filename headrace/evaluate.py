@@ -117,7 +117,7 @@ def evaluate_model(
             f"{len(found)} ranks of {len(scored)} positives: rows were expired, raise train.max_item_rows"
         )
     ranks[scored] = found
-    return ranks, {"live_metric": kept.metrics(), **_verdicts(course)}
+    return ranks, {"live_metric": kept.metrics(), "samples": len(samples), **_verdicts(course)}
 
 
 def _verdicts(course: Course) -> dict[str, Any]:

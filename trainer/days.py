@@ -73,7 +73,7 @@ class Days:
         gathered = Picks(np.array(self.partition, np.int64), np.array(self.offset, np.int64))
         wanted = set(places or gathered.places())
         over = np.array([at in wanted for at in gathered.places()], bool)
-        day = Picks(*np.array(places, np.int64).T) if places else gathered
+        day = Picks(*(np.array(part, np.int64) for part in zip(*places, strict=True))) if places else gathered
         since = Picks(gathered.partition[~over], gathered.offset[~over])
         if not keep:
             days = self._days()[~over]

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from confluent_kafka import TopicPartition
@@ -24,10 +24,10 @@ RUNNING: list[subprocess.Popen[bytes]] = []
 COMMAND = [sys.executable, "-c", "from contract.settings import load; from trainer.train import run; run(load())"]
 
 
-def started(settings: Settings, crash_point: str = "") -> subprocess.Popen[bytes]:
-    """A trainer, which may have to die at a kill point."""
+def started(settings: Settings, crash_point: str = "", log: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
+    """A trainer, which may have to die at a kill point, and whose log may go to a file."""
     environment = {**os.environ, **environment_of(settings), "CRASH_POINT": crash_point}
-    process = subprocess.Popen(COMMAND, env=environment)
+    process = subprocess.Popen(COMMAND, env=environment, stderr=log, stdout=log)
     RUNNING.append(process)
     return process
 
