@@ -14,6 +14,8 @@ import numpy as np
 
 from trainer.frequency import I64
 
+MS = 1_000
+
 
 class Picks(NamedTuple):
     """Samples by partition and offset [n], in the order in which they were learned."""
@@ -32,6 +34,7 @@ class Days:
     def __init__(self, time_zone: str, min_samples: int) -> None:
         self.zone, self.min_samples = ZoneInfo(time_zone), min_samples
         self.today = 0  # day ordinal of stream time; 0: before the first
+        self.next_ms = 0  # event time of the next border
         self.partition, self.offset, self.day = array("q"), array("q"), array("q")
 
     def day_of(self, ts_ms: int) -> int:
@@ -49,8 +52,13 @@ class Days:
         today = self.day_of(passed_ms)
         if today <= self.today:
             return False
-        self.today = today
+        self._move(today)
         return self.due()
+
+    def _move(self, today: int) -> None:
+        self.today = today
+        midnight = datetime.fromordinal(today + 1).replace(tzinfo=self.zone)
+        self.next_ms = int(midnight.timestamp()) * MS
 
     def due(self) -> bool:
         """Whether the days passed hold enough samples for a full update."""
@@ -95,7 +103,8 @@ class Days:
 
     def load(self, state: dict[str, I64]) -> None:
         """Take what `state` gave."""
-        self.today = int(state["today"][0])
+        if today := int(state["today"][0]):
+            self._move(today)
         self.partition, self.offset, self.day = (
             array("q", state[name].tolist()) for name in ("partition", "offset", "day")
         )

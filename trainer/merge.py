@@ -95,12 +95,16 @@ class Merge:
         return Taken(partition, offset, record, before)
 
     def passed_ms(self) -> int | None:
-        """Event time that every partition which is not idle has passed; all idle: the furthest one's."""
-        known = [lane for lane in self.lanes.values() if lane.progress_ms != LONG_AGO]
+        """Event time that every partition which is not idle has passed; all idle: the furthest one's.
+
+        An event taken says as much as a marker, which tells of the newest event behind it, and comes sooner: in a fast
+        replay a transaction, and so a marker, spans hours.
+        """
+        known = [lane for lane in self.lanes.values() if lane.reached_ms != LONG_AGO]
         if not known:
             return None
-        active = [lane.progress_ms for lane in known if not lane.idle]
-        return min(active) if active else max(lane.progress_ms for lane in known)
+        active = [lane.reached_ms for lane in known if not lane.idle]
+        return min(active) if active else max(lane.reached_ms for lane in known)
 
     def caught_up(self) -> bool:
         """Nothing is queued and every partition is at its end."""

@@ -170,10 +170,10 @@ class Loop:
         """Put a record where it belongs."""
         match taken.record:
             case Marker():
-                passed_ms = self.merge.passed_ms()
-                if passed_ms is not None and self.days.day_of(passed_ms) > self.days.today:
-                    self.border(passed_ms)
+                self.border_if_passed()
             case Sample() | HardNegatives():
+                if taken.record.ts_ms >= self.days.next_ms:
+                    self.border_if_passed()
                 if not self.pending:
                     self.pending_since = time.monotonic()
                 self.pending.append(taken)
@@ -223,8 +223,11 @@ class Loop:
 
     # ---- full updates ------------------------------------------------------------------------------------------------
 
-    def border(self, passed_ms: int) -> None:
-        """Stream time is in a new day."""
+    def border_if_passed(self) -> None:
+        """Stream time may be in a new day."""
+        passed_ms = self.merge.passed_ms()
+        if passed_ms is None or passed_ms < self.days.next_ms:
+            return
         if self.pending:
             self.learn()
         if self.days.passed(passed_ms) and self.schedule.under_way is None:

@@ -25,7 +25,7 @@ SCHEDULE = {
     "publish.interval_ms": 3_600_000,
     "publish.max_wait_ms": 60_000,
     "streams.commit_interval_ms": 250,
-    "join.idle_timeout_ms": 3_000,
+    "join.idle_timeout_ms": 10_000,
 }
 
 
@@ -38,10 +38,12 @@ def test_live_and_evaluate_agree(settings: SettingsFactory, tmp_path: Path) -> N
     own = settings(**SCHEDULE)
     _, facts = evaluate_model(read_world(EXAMPLE, load({})), load({}), VARIANTS["model"], lambda *_: None)
     stack = Stack(own, tmp_path)
-    stack.start("streams", "trainer")
+    stack.start("streams")
     try:
         done = stack.command("produce", "--dir", str(EXAMPLE), "--speed", "0")
         assert done.returncode == 0, done.stderr
+        stack.until("all is joined", lambda: is_joined(stack), 120)
+        stack.start("trainer")
         wanted = facts["samples"] - own.train.batch
         stack.until("all is learned", lambda: page(own.train.port)["samples"] > wanted, 300)
         last = page(own.train.port)["full"]["last"]
@@ -58,6 +60,13 @@ def test_live_and_evaluate_agree(settings: SettingsFactory, tmp_path: Path) -> N
     assert loaded[1].plain["numbers"]["candidates"] == len(facts["gate"])
     assert loaded[1].plain["numbers"]["full_updates"] == facts["full_updates"]
     assert (last["day"], last["outcome"]) == (facts["gate"][-1]["day"], facts["gate"][-1]["outcome"])
+
+
+def is_joined(stack: Stack) -> bool:
+    """Whether streams has read everything, features too."""
+    rows = json.loads(stack.command("lag", "--json").stdout)
+    ours = [row for row in rows if ".streams" in row["group"]]
+    return bool(ours) and not sum(row["lag"] for row in ours) and any(row["end"] for row in ours)
 
 
 def page(port: int) -> Any:
