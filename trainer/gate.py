@@ -136,7 +136,7 @@ def flooded(item: str, share: float, samples: int, limit: float) -> str:
 
 def unfit(served: Vectors, candidate: Vectors) -> str:
     """Why a candidate's vectors cannot be served, in words; empty when they can."""
-    if broken := _broken(candidate):
+    if broken := unsound(candidate.longest, finite=candidate.finite):
         return broken
     if candidate.items < ITEMS_KEPT * served.items:
         return f"it has {candidate.items} items where {served.items} are served"
@@ -145,17 +145,13 @@ def unfit(served: Vectors, candidate: Vectors) -> str:
     return ""
 
 
-def _broken(vectors: Vectors) -> str:
-    if not vectors.finite:
-        return "its item vectors hold NaN or infinity"
-    if vectors.longest > NORM_MAX:
-        return f"an item vector has norm {vectors.longest:.3g}, unit vectors are wanted"
+def unsound(longest: float, *, finite: bool) -> str:
+    """Why numbers cannot be served, in words: the longest item vector's norm, and whether all are finite."""
+    if not finite:
+        return "its rows or item vectors hold NaN or infinity"
+    if longest > NORM_MAX:
+        return f"an item vector has norm {longest:.3g}, unit vectors are wanted"
     return ""
-
-
-def unsound(finite: bool, vectors: F32) -> str:
-    """Why a delta cannot be served, in words: its rows are finite or not, its item vectors [n, D]."""
-    return _broken(looked_at(vectors)) if finite else "user or item rows hold NaN or infinity"
 
 
 def dropped(newest: float, before: float, samples: int, drop: float) -> str:

@@ -40,12 +40,13 @@ class Watch:
         self.reason, self.before, self.begun = "", 0.0, scored
 
     def _unsound(self, state: State) -> str:
-        users = np.flatnonzero(state.flags["users.touched"])
-        items = np.flatnonzero(state.flags["items.touched"][: state.items.rows])
+        touched = (state.flags["users.touched"], state.flags["items.touched"][: state.items.rows])
+        users, items = (torch.from_numpy(np.flatnonzero(flags)) for flags in touched)
         tables = state.live.tables
-        rows = [tables[name].values[torch.from_numpy(at)] for name, at in (("users", users), ("items", items))]
-        vectors = state.fresh_vectors()[torch.from_numpy(items)]
-        return unsound(bool(all(torch.isfinite(row).all() for row in rows)), vectors.numpy())
+        norms = state.fresh_vectors()[items].norm(dim=1)  # [n]
+        sums = [tables["users"].values[users].sum(), tables["items"].values[items].sum(), norms.sum()]
+        longest = float(norms.max()) if len(norms) else 0.0
+        return unsound(longest, finite=bool(torch.isfinite(torch.stack(sums)).all()))
 
     def _dropped(self, recall: Recall) -> str:
         """Compare the newest samples with those before them, or with what was before a drop."""
