@@ -101,6 +101,7 @@ class Loop:
         self.follower = Follower(settings, self.learner.state, counts)
         self.reader = Reader(settings, self.partitions, offsets, self.merge)
         self.pending: list[Taken] = []
+        self.coming: list[Taken] = []  # taken, and neither pending nor done with
         self.pending_samples = 0
         self.pending_since = 0.0
         self.learned = False  # since the last checkpoint
@@ -168,12 +169,12 @@ class Loop:
 
     def take(self, taken: Taken) -> None:
         """Put a record where it belongs."""
+        self.coming = [taken]  # a checkpoint at the border does not cover it
+        if isinstance(taken.record, Marker) or taken.record.ts_ms >= self.days.next_ms:
+            self.border_if_passed()
+        self.coming = []
         match taken.record:
-            case Marker():
-                self.border_if_passed()
             case Sample() | HardNegatives():
-                if taken.record.ts_ms >= self.days.next_ms:
-                    self.border_if_passed()
                 if not self.pending:
                     self.pending_since = time.monotonic()
                 self.pending.append(taken)
@@ -306,7 +307,8 @@ class Loop:
     def checkpoint(self) -> None:
         """Write everything, then tell Kafka how far it goes."""
         begun = time.monotonic()
-        state, offsets = self.learner.state, self.reader.positions(self.pending)
+        unlearned = self.pending + self.coming
+        state, offsets = self.learner.state, self.reader.positions(unlearned)
         packed = pack(state)
         days = {f"days.{name}": torch.from_numpy(array) for name, array in self.days.state().items()}
         manifest = checkpoint.Manifest(
@@ -316,7 +318,7 @@ class Loop:
             samples=state.numbers["samples"],
             offsets={str(p): offset for p, offset in offsets.items()},
             shape=self._shape(),
-            lanes=self.merge.state(self.pending),
+            lanes=self.merge.state(unlearned),
         )
         tensors, plain = self.schedule.state()
         whole = Packed(packed.tensors | days | tensors, packed.plain | plain | self.out.watch.state())
