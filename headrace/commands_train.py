@@ -9,7 +9,7 @@ import typer
 from contract.errors import BadInputError
 from headrace import options, show
 
-train = typer.Typer(help="full updates by hand", no_args_is_help=True, rich_markup_mode=None)
+train = typer.Typer(help="full updates by hand", rich_markup_mode=None)
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +34,7 @@ def full(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="train and judge, and publish nothing")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="wait for the gate's verdict")] = True,
+    bootstrap_server: options.Bootstrap = None,
     namespace: options.Namespace = None,
     set_: options.Sets = None,
     as_json: options.AsJson = False,
@@ -43,7 +44,7 @@ def full(
     The verdict falls on the next gate.min_samples samples. Exit 1 when it is refused.
     """
     wanted = _day(day)
-    settings = options.settings(None, None, namespace, set_)
+    settings = options.settings(bootstrap_server, None, namespace, set_)
     from headrace import full_by_hand  # noqa: PLC0415  (Kafka's client: `--help` does without)
 
     request = full_by_hand.ask(settings, wanted, dry_run=dry_run)

@@ -67,6 +67,7 @@ def command(
         ("run streams --slot -1", "--slot"),
         ("up --speed 0", "--speed"),
         ("nonsense", "nonsense"),
+        ("train", "command"),
         ("train nonsense", "nonsense"),
         ("train full --day yesterday", "2022-04-24, got 'yesterday'"),
     ],
