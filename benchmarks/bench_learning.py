@@ -20,6 +20,7 @@ from torch import Tensor
 from contract import settings
 from contract.messages import HistoryEntry, Sample
 from trainer.batch import Batch
+from trainer.epoch import full_update
 from trainer.evaluate import ranks
 from trainer.learner import Learner
 from trainer.loss import accidental, sampled_softmax
@@ -155,7 +156,7 @@ def main() -> None:
     ours = learner()
     for n in range(0, WARM_UP, size):
         ours.step(list(made[n : min(n + size, WARM_UP)]))
-    ours.full_update(made[:WARM_UP], [])
+    full_update(ours, made[:WARM_UP], [])
     blocks = [made[n : n + size] for n in range(WARM_UP, len(made) - HELD_OUT, size)]
     batches = [ours.batch(block) for block in blocks]
     held_out = ours.batch(made[-HELD_OUT:])  # its users and items get rows before the tables are copied

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contract import redis_url
+from contract.dotted import nested, sentence
 from contract.errors import SettingsError
 from contract.topics import Names
 
@@ -183,8 +184,10 @@ class Full(_Group):
 
     time_zone: str = Field("UTC", description="zone of the day border, an IANA name")
     min_samples: int = Field(500, ge=1, description="days with fewer samples are merged into the next")
+    cutover_deadline_ms: int = Field(
+        3_600_000, ge=0, description="event time the incremental side runs on before it waits for the full update"
+    )
     layer_rate: float = Field(0.01, gt=0, le=10, description="learning rate of the towers' layers in a full update")
-
     self_weight: float = Field(
         0.0, ge=0, le=10, description="alpha: weight of the item tower's self-supervised loss in a full update; 0: none"
     )
@@ -194,12 +197,6 @@ class Full(_Group):
         min_length=1,
         description="feature transforms that its two views are drawn from",
     )
-    gate_min_samples: int = Field(
-        2_000, ge=1, description="samples that a candidate and the served model both score before the gate decides"
-    )
-    gate_tolerance: float = Field(
-        0.02, ge=0, le=1, description="how much less recall_at_50 a candidate may have, as a share of all samples"
-    )
 
     @field_validator("time_zone")
     @classmethod
@@ -207,6 +204,23 @@ class Full(_Group):
         if value not in available_timezones():
             raise ValueError(f"an IANA time zone such as Europe/Berlin is wanted, got {value!r}")
         return value
+
+
+class Gate(_Group):
+    """What a full update, and every delta, must pass to be served."""
+
+    min_samples: int = Field(
+        2_000, ge=1, description="samples that a candidate and the served model both score before the gate decides"
+    )
+    tolerance: float = Field(
+        0.02, ge=0, le=1, description="how much less recall_at_50 a candidate may have, as a share of all samples"
+    )
+    item_share: float = Field(
+        0.3, gt=0, le=1, description="a day of which one item has more samples than this is refused: a click flood"
+    )
+    drop: float = Field(
+        0.5, gt=0, le=1, description="deltas stop when recall_at_50 falls by this share of itself; 1: never"
+    )
 
 
 class Publish(_Group):
@@ -272,6 +286,7 @@ class Settings(BaseSettings):
     model: Model = Model()
     train: Train = Train()
     full: Full = Full()
+    gate: Gate = Gate()
     publish: Publish = Publish()
     publisher: Publisher = Publisher()
     server: Server = Server()
@@ -324,9 +339,9 @@ def load(flags: Mapping[str, Any] | None = None, stack: Mapping[str, Any] | None
     added = {k: v for k, v in environment.items() if k not in os.environ}
     os.environ.update(added)  # pydantic-settings reads the stack's record as the weakest environment
     try:
-        settings = Settings(**_nested(flags or {}))
+        settings = Settings(**nested(flags or {}))
     except ValidationError as error:
-        raise SettingsError("; ".join(_sentence(e) for e in error.errors())) from None
+        raise SettingsError("; ".join(sentence(e) for e in error.errors())) from None
     except pydantic_settings.SettingsError as error:
         raise SettingsError(f"{error}: JSON is wanted there") from None
     finally:
@@ -356,34 +371,6 @@ def _text(value: Any) -> str:
     if isinstance(value, bool | list | tuple | dict):
         return json.dumps(value)  # pydantic-settings reads JSON
     return str(value)
-
-
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for name, value in flat.items():
-        *groups, last = name.split(".")
-        at = nested
-        for group in groups:
-            at = at.setdefault(group, {})
-            if not isinstance(at, dict):
-                raise SettingsError(f"{name}: {group} was given a value of its own, too; only one of them can be set")
-        if isinstance(at.get(last), dict):
-            raise SettingsError(f"{name}: it is a group, and settings within it were given, too; name those alone")
-        at[last] = value
-    return nested
-
-
-def _sentence(error: Any) -> str:
-    where = ".".join(map(str, error["loc"]))
-    group = where.split(".")[0]
-    secret = any(word in where for word in ("password", "url")) or where in {"redis", "kafka"}
-    secret |= error["type"] == "extra_forbidden" and group in {"redis", "kafka"}  # a misspelt password
-    came = "" if secret or error["type"] == "missing" else f", got {error['input']!r}"
-    said = {
-        "extra_forbidden": "there is no such setting (`headrace topics --settings` lists them all)",
-        "model_type": "this is a group; name a setting within it (`headrace topics --settings` lists them all)",
-    }
-    return f"{where}: {said.get(error['type'], error['msg'])}{came}"
 
 
 def _unknown_environment() -> None:

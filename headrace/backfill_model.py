@@ -8,6 +8,8 @@ import msgspec
 from contract.errors import RefusedError
 from contract.settings import Settings
 
+THEIRS = ("full", "watch")  # a full update under way over there, and what is held
+
 
 def start_from(settings: Settings, source: str, version: int) -> None:
     """Give a namespace the checkpoint of another one's version: weights and counts, and no offsets.
@@ -38,8 +40,9 @@ def start_from(settings: Settings, source: str, version: int) -> None:
     lanes = Merge(list(range(len(manifest.lanes)))).state()
     fresh = msgspec.structs.replace(manifest, epoch=0, sequence=-1, samples=0, offsets={}, lanes=lanes)
     counted = packed.plain["numbers"] | {"samples": 0, "event_ms": 0, "arrival_ms": 0}  # of this namespace: none yet
+    plain = {name: value for name, value in packed.plain.items() if name not in THEIRS} | {"numbers": counted}
     with checkpoint.locked(ours):
-        checkpoint.save(ours, fresh, Packed(tensors, packed.plain | {"numbers": counted}))
+        checkpoint.save(ours, fresh, Packed(tensors, plain))
     shutil.rmtree(beside)
 
 

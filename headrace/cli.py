@@ -12,7 +12,15 @@ from pathlib import Path
 import typer
 
 from contract.errors import BadInputError, HeadraceError, UnreachableError
-from headrace import commands_data, commands_evaluate, commands_lag, commands_namespace, commands_recall, commands_stack
+from headrace import (
+    commands_data,
+    commands_evaluate,
+    commands_lag,
+    commands_namespace,
+    commands_recall,
+    commands_stack,
+    commands_train,
+)
 
 INTERRUPTED = 130
 UNREACHABLE = UnreachableError.exit_code
@@ -33,6 +41,7 @@ for commands in (
     commands_data,
     commands_namespace,
     commands_evaluate,
+    commands_train,
 ):
     commands.register(app)
 

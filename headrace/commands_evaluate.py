@@ -144,9 +144,21 @@ def _print(found: dict[str, Any]) -> None:
         markup=False,
     )
     console.print(show.table(COLUMNS, cells, right=COLUMNS[1:]))
+    for row in rows:
+        if row.get("gate"):
+            _print_gate(row)
     for title, key in (("by the item's age since its first click", "by_age"), ("by its clicks so far", "by_clicks")):
         parts = list(rows[0][key]) if rows else []
         console.print(f"\nwarm recall_at_50 {title}", markup=False)
         cells = [(row["name"], *(row[key][part]["recall_at_50"] for part in parts)) for row in rows]
         cells += [("positives", *(rows[0][key][part]["scored"] for part in parts))] if rows else []
         console.print(show.table(("method", *parts), cells, right=parts))
+
+
+def _print_gate(row: dict[str, Any]) -> None:
+    """How many full updates passed, and why the others did not."""
+    refused = [one for one in row["gate"] if one["outcome"] == "refused"]
+    console = show.out()
+    console.print(f"\n{row['name']}: {row['full_updates']} full updates passed, {len(refused)} refused", markup=False)
+    for one in refused:
+        console.print(f"  {one['day']}: {one['reason']}", markup=False)

@@ -1,8 +1,8 @@
 """`headrace evaluate`: the cores of the live roles over a directory's events, and baselines beside them; no Kafka.
 
 1. read and join the directory                              world.py
-2. for the model and each variant: samples in event order, blocks of train.batch, each scored before it is learned; at a
-   day border the partial block, then a full update of the days passed, as the live trainer does
+2. for the model and each variant: samples in event order, blocks of train.batch, each scored before it is learned; full
+   updates, judged by the gate, on the live trainer's schedule with full.cutover_deadline 0     course.py
 3. the baselines over the same positives                    baselines.py
 4. recall_at_k of all, whole and warm (second half), by the item's age and by its clicks so far
 """
@@ -10,6 +10,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from headrace.positives import I64, Positives, positives_of
 from headrace.variants import Variant, with_settings
 from headrace.world import World
 from trainer.batch import Batch
+from trainer.course import Course
 from trainer.days import Days
 from trainer.evaluate import KS, Recall
 from trainer.learner import Learner, Pairs
@@ -89,24 +91,23 @@ def evaluate_model(
         learner.state.catalogue(item.item_id, item.features if variant.item_features else {})
     for user in world.users if variant.user_features else ():
         learner.state.profile(user.user_id, user.features)
-    days = Days(chosen.full.time_zone, chosen.full.min_samples)
     samples = [_stripped(sample, variant) for sample in world.samples]
+    course = Course(
+        learner,
+        Days(chosen.full.time_zone, chosen.full.min_samples),
+        lambda picks: [samples[n] for n in picks.offset.tolist()],
+        chosen.gate,
+    )
     begin = 0
-    losses: list[float] = []
     for at, passed_ms in enumerate(world.passed_ms):
-        border = days.day_of(passed_ms) > days.today if variant.full_updates else False
+        border = variant.full_updates and course.days.day_of(passed_ms) > course.days.today
         if border or at - begin == chosen.train.batch:
-            _learn(learner, samples, begin, at, days)
+            course.learn(samples[begin:at], 0, range(begin, at))
             begin = at
             progress(variant.name, at, len(samples))
-        if border and days.passed(passed_ms):
-            day, since = days.take()
-            losses.append(
-                learner.full_update(
-                    [samples[n] for n in day.offset.tolist()], [samples[n] for n in since.offset.tolist()]
-                )
-            )
-    _learn(learner, samples, begin, len(samples), days)
+        if border:
+            course.border(passed_ms)
+    course.learn(samples[begin:], 0, range(begin, len(samples)))
     progress(variant.name, len(samples), len(samples))
     ranks = np.full(len(samples), NOT_SCORED, np.int64)
     scored = positives_of(samples, [], actions=ACTIONS).sample
@@ -116,15 +117,21 @@ def evaluate_model(
             f"{len(found)} ranks of {len(scored)} positives: rows were expired, raise train.max_item_rows"
         )
     ranks[scored] = found
-    return ranks, {"full_updates": len(losses), "live_metric": kept.metrics()}
+    return ranks, {"live_metric": kept.metrics(), "samples": len(samples), **_verdicts(course)}
 
 
-def _learn(learner: Learner, samples: list[Sample], begin: int, end: int, days: Days) -> None:
-    if begin == end:
-        return
-    learner.step(list(samples[begin:end]))
-    for number in range(begin, end):
-        days.add(0, number, samples[number].ts_ms)
+def _verdicts(course: Course) -> dict[str, Any]:
+    """Full updates that passed, and what the gate said about each."""
+    gate = [
+        {
+            "day": date.fromordinal(one.day).isoformat(),
+            "samples": one.samples,
+            "outcome": one.verdict.outcome,
+            "reason": one.verdict.reason,
+        }
+        for one in course.judged
+    ]
+    return {"full_updates": sum(one["outcome"] == "passed" for one in gate), "gate": gate}
 
 
 def _stripped(sample: Sample, variant: Variant) -> Sample:

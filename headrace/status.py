@@ -11,7 +11,7 @@ from rich.text import Text
 from contract.errors import HeadraceError
 from contract.settings import Settings
 from contract.topics import RAW_INPUTS
-from headrace import show, stack
+from headrace import show, stack, trainer_page
 from headrace.process import is_alive, pss_bytes
 
 EVENTS = ("exposures", "clicks", "samples", "outcomes", "dead_letters")
@@ -31,6 +31,7 @@ def collect(settings: Settings) -> dict[str, Any]:
         {name: events.get(name) for name in EVENTS}
         | {"lag": None if rows is None else total(rows)}
         | {name: model.get(name) for name in MODEL}
+        | {"gate": _or_none(lambda: trainer_page.gate(settings))}
         | {"roles": roles(settings.data_dir)}
     )
 
@@ -140,12 +141,26 @@ def render(found: dict[str, Any], settings: Settings) -> RenderableType:
         *([name.replace("_", " "), _number(found[name])] for name in (*EVENTS, "lag")),
         ["version", found["version"] and f"{found['version']}, sequence {found['sequence']}"],
         ["full updates", found["full_updates"]],
+        *_gate_rows(found["gate"]),
         ["recall_at_50", _percent(found["recall_at_50"])],
         ["popularity's", _percent(found["popularity_recall_at_50"])],
         ["freshness", found["freshness_ms"] and f"{found['freshness_ms'] / 1000:.1f} s"],
     ]
     parts.append(show.table(("namespace", f"{settings.names.prefix}{settings.names.namespace}"), facts))
     return Group(*parts)
+
+
+def _gate_rows(gate: dict[str, Any] | None) -> list[list[Any]]:
+    """What is under way, the last verdict, and why nothing goes out."""
+    if gate is None:
+        return []
+    counted = f", {gate['paired']} of {gate['wanted']} samples" if gate["phase"] == "shadowing" else ""
+    rows = [["full update", gate["phase"] + counted]] if gate["phase"] != "none" else []
+    if gate["outcome"]:
+        rows.append(["gate", f"{gate['day']} {gate['outcome']}: {gate['reason']}"])
+    if gate["deltas_held"]:
+        rows.append(["deltas held", gate["deltas_held"]])
+    return rows
 
 
 def _number(value: int | None) -> str | None:

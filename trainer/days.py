@@ -14,12 +14,18 @@ import numpy as np
 
 from trainer.frequency import I64
 
+MS = 1_000
+
 
 class Picks(NamedTuple):
     """Samples by partition and offset [n], in the order in which they were learned."""
 
     partition: I64
     offset: I64
+
+    def places(self) -> list[tuple[int, int]]:
+        """All (partition, offset)."""
+        return list(zip(self.partition.tolist(), self.offset.tolist(), strict=True))
 
 
 class Days:
@@ -28,6 +34,7 @@ class Days:
     def __init__(self, time_zone: str, min_samples: int) -> None:
         self.zone, self.min_samples = ZoneInfo(time_zone), min_samples
         self.today = 0  # day ordinal of stream time; 0: before the first
+        self.next_ms = 0  # event time of the next border
         self.partition, self.offset, self.day = array("q"), array("q"), array("q")
 
     def day_of(self, ts_ms: int) -> int:
@@ -45,8 +52,17 @@ class Days:
         today = self.day_of(passed_ms)
         if today <= self.today:
             return False
+        self._move(today)
+        return self.due()
+
+    def _move(self, today: int) -> None:
         self.today = today
-        return int(np.count_nonzero(self._days() < today)) >= self.min_samples
+        midnight = datetime.fromordinal(today + 1).replace(tzinfo=self.zone)
+        self.next_ms = int(midnight.timestamp()) * MS
+
+    def due(self) -> bool:
+        """Whether the days passed hold enough samples for a full update."""
+        return int(np.count_nonzero(self._days() < self.today)) >= self.min_samples
 
     def take(self) -> tuple[Picks, Picks]:
         """Samples of the days passed, which are forgotten here, and those since."""
@@ -55,6 +71,22 @@ class Days:
         day, since = Picks(partition[over], offset[over]), Picks(partition[~over], offset[~over])
         days = self._days()[~over]
         self.partition, self.offset, self.day = array("q", since.partition), array("q", since.offset), array("q", days)
+        return day, since
+
+    def ask(self, places: list[tuple[int, int]], *, keep: bool) -> tuple[Picks, Picks]:
+        """Samples of a full update out of turn: those at `places`, or all gathered; and the rest of these.
+
+        What is learned is forgotten here, but with `keep`.
+        """
+        gathered = Picks(np.array(self.partition, np.int64), np.array(self.offset, np.int64))
+        wanted = set(places or gathered.places())
+        over = np.array([at in wanted for at in gathered.places()], bool)
+        day = Picks(*(np.array(part, np.int64) for part in zip(*places, strict=True))) if places else gathered
+        since = Picks(gathered.partition[~over], gathered.offset[~over])
+        if not keep:
+            days = self._days()[~over]
+            arrays = (since.partition, since.offset, days)
+            self.partition, self.offset, self.day = (array("q", values.tolist()) for values in arrays)
         return day, since
 
     def _days(self) -> I64:
@@ -71,7 +103,8 @@ class Days:
 
     def load(self, state: dict[str, I64]) -> None:
         """Take what `state` gave."""
-        self.today = int(state["today"][0])
+        if today := int(state["today"][0]):
+            self._move(today)
         self.partition, self.offset, self.day = (
             array("q", state[name].tolist()) for name in ("partition", "offset", "day")
         )

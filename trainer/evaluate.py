@@ -31,6 +31,11 @@ class Positives:
     def __init__(self) -> None:
         self.by_user: dict[int, dict[int, int]] = {}
 
+    def __deepcopy__(self, _: Any) -> "Positives":
+        copied = Positives()
+        copied.by_user = {user: dict(liked) for user, liked in self.by_user.items()}
+        return copied
+
     def add(self, users: I64, items: I64, ts_ms: I64) -> npt.NDArray[np.bool_]:
         """Remember clicks [B]; give which ones are the user's first on the item."""
         first = np.zeros(len(users), bool)

@@ -3,10 +3,15 @@
 A candidate shadows: from its day border on, each sample is scored by both models before either learns it. Once
 `min_samples` paired samples are in, the candidate passes when nothing below holds against it, in this order:
 
+    click flood      one item has more than `item_share` of the day's samples    refused at once
     not finite       NaN or infinity in its vectors                         refused at once
     vector norms     longest over NORM_MAX, or over half shorter than NORM_MIN of the items that had a direction
     item count       fewer than ITEMS_KEPT of the served model's items      refused at once
     recall           recall_at_50 below the served model's by more than `tolerance` on the same samples
+    the day          recall_at_50 below that of the full model before it, which rests, by more than `tolerance`
+
+The last two are different questions: what spoils a day's labels spoils the served model, too, which has learned them
+one by one, and a candidate that is merely no worse than a spoilt model is no good. A day on one item is not learned.
 
 Hits are paired, so chance plays less than between two separate groups; the verdict also says how many standard errors
 the difference is.
@@ -86,28 +91,53 @@ class Paired:
         return (c - b) / n, max(b + c - (c - b) ** 2 / n, 0.0) ** 0.5 / n
 
 
-def judge(paired: Paired, served: Vectors, candidate: Vectors, min_samples: int, tolerance: float) -> Verdict:
-    """Give the verdict on a candidate; "waiting" while too few paired samples are in."""
+def judge(
+    paired: Paired,
+    served: Vectors,
+    candidate: Vectors,
+    min_samples: int,
+    tolerance: float,
+    rested: Paired | None = None,
+) -> Verdict:
+    """Give the verdict on a candidate; "waiting" while too few paired samples are in.
+
+    `rested` pairs the last full model (as served) with the candidate.
+    """
     if broken := unfit(served, candidate):
         return Verdict("refused", broken)
     if paired.samples < min_samples:
         return Verdict("waiting", f"{paired.samples} of {min_samples} paired samples are in")
-    difference, error = paired.difference()
-    said = (
-        f"recall_at_{K} {paired.candidate / paired.samples:.4f} against {paired.served / paired.samples:.4f} served, "
-        f"on {paired.samples} samples ({difference:+.4f}, standard error {error:.4f})"
-    )
-    if difference < -tolerance:
+    said = _compared(paired, "served")
+    if paired.difference()[0] < -tolerance:
         return Verdict("refused", f"{said}: worse by more than the tolerance {tolerance}")
+    if rested is not None and rested.difference()[0] < -tolerance:
+        said = _compared(rested, "of the full model before it")
+        return Verdict("refused", f"{said}: the day made it worse by more than the tolerance {tolerance}")
     return Verdict("passed", said)
 
 
+def _compared(paired: Paired, what: str) -> str:
+    difference, error = paired.difference()
+    return (
+        f"recall_at_{K} {paired.candidate / paired.samples:.4f} against {paired.served / paired.samples:.4f} {what}, "
+        f"on {paired.samples} samples ({difference:+.4f}, standard error {error:.4f})"
+    )
+
+
+def flooded(item: str, share: float, samples: int, limit: float) -> str:
+    """Why a day cannot be learned, in words; empty when it can."""
+    if share <= limit:
+        return ""
+    return (
+        f"item {item} has {100 * share:.0f} % of the day's {samples} samples, at most {100 * limit:.0f} % are believed "
+        "(gate.item_share): a click flood"
+    )
+
+
 def unfit(served: Vectors, candidate: Vectors) -> str:
-    """Why a candidate's vectors cannot be served, in words; empty when they can. Deltas pass this too."""
-    if not candidate.finite:
-        return "its item vectors hold NaN or infinity"
-    if candidate.longest > NORM_MAX:
-        return f"an item vector has norm {candidate.longest:.3g}, unit vectors are wanted"
+    """Why a candidate's vectors cannot be served, in words; empty when they can."""
+    if broken := unsound(candidate.longest, finite=candidate.finite):
+        return broken
     if candidate.items < ITEMS_KEPT * served.items:
         return f"it has {candidate.items} items where {served.items} are served"
     if candidate.directed < SHORT_SHARE * served.directed:
@@ -115,14 +145,17 @@ def unfit(served: Vectors, candidate: Vectors) -> str:
     return ""
 
 
-def dropped(recent: Paired, min_samples: int, tolerance: float) -> str:
-    """Why deltas must stop: a sudden drop of the live model against its last good state; empty when there is none.
+def unsound(longest: float, *, finite: bool) -> str:
+    """Why numbers cannot be served, in words: the longest item vector's norm, and whether all are finite."""
+    if not finite:
+        return "its rows or item vectors hold NaN or infinity"
+    if longest > NORM_MAX:
+        return f"an item vector has norm {longest:.3g}, unit vectors are wanted"
+    return ""
 
-    `recent` pairs the last good published state (as served) with the live model (as candidate).
-    """
-    if recent.samples < min_samples:
+
+def dropped(newest: float, before: float, samples: int, drop: float) -> str:
+    """Why deltas must stop: recall of the newest samples against that before them; empty when there is no reason."""
+    if newest >= (1 - drop) * before:
         return ""
-    difference, _ = recent.difference()
-    if difference >= -tolerance:
-        return ""
-    return f"recall_at_{K} fell by {-difference:.4f} on {recent.samples} samples against what was published last"
+    return f"recall_at_{K} of the newest {samples} samples is {newest:.4f}, before them it was {before:.4f}"

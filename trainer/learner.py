@@ -1,8 +1,7 @@
 """The learner: samples in, both towers change; no Kafka, no clock. The live trainer and offline evaluation run this.
 
     learner.step(samples)      scores them, learns them incrementally (ID tables only), counts them
-    learner.full_update(day, since)   from the last full model: one shuffled epoch over `day`, all parameters; then
-                               `since` incrementally; the result is the live model
+    learner.again(model, ..)   learns samples that were scored and counted before: what a full update does (epoch.py)
 
 B batch, D dim, L history, m bags, N items, U distinct candidates, H hard negatives.
 """
@@ -74,6 +73,9 @@ class Learner:
             model.prior_half_lives or [half_life], half_life, model.prior_weight, model.prior_epsilon, mixed=mixed
         )
         self.state = State(model.dim, bag_count, model.hidden, half_life, prior, train.seed, train.max_token_rows)
+        self.ranks = NONE  # of the last step's records [n]: each first click's rank among all candidates, else 0
+        self.beside: Model | None = None  # scores what the live model scores, and is not served
+        self.beside_ranks = NONE  # likewise [n]
 
     # ---- one step ----------------------------------------------------------------------------------------------------
 
@@ -83,16 +85,18 @@ class Learner:
             if isinstance(record, HardNegatives):
                 self.state.drops.add(record.user_id, record.items)
         state = self.state
-        samples = [r for r in records if isinstance(r, Sample)]
-        state.numbers["samples"] += len(samples)
-        samples = [s for s in samples if s.item_id not in state.withdrawn]
+        state.numbers["samples"] += sum(isinstance(r, Sample) for r in records)
+        chosen = [n for n, r in enumerate(records) if isinstance(r, Sample) and r.item_id not in state.withdrawn]
+        samples = [s for n in chosen if isinstance(s := records[n], Sample)]
+        self.ranks = np.zeros(len(records), np.int64)
         if not samples:
             return None
         known = np.array([state.items.get(s.item_id) for s in samples], np.int64)  # [B], -1 new
         batch = self.batch(samples)
         first = state.positives.add(batch.user, batch.item, batch.ts_ms)
         pairs = state.positives.pairs(batch.user)  # three of [P]
-        self._score(batch, known, first, pairs)
+        self.beside_ranks = np.zeros(len(records), np.int64)
+        self.ranks[chosen], self.beside_ranks[chosen] = self._score(batch, known, first, pairs)
         loss = self.learn(state.live, batch, pairs, everything=False)
         self._count(batch, first)
         state.expire(self.train.max_user_rows, self.train.max_item_rows)
@@ -114,22 +118,43 @@ class Learner:
         state.grow()
         return batch
 
-    def _score(self, batch: Batch, known: I64, first: np.ndarray, pairs: Pairs) -> None:
-        """Rank each first click among all candidates, before it is learned."""
-        state = self.state
+    def _score(self, batch: Batch, known: I64, first: np.ndarray, pairs: Pairs) -> tuple[I64, I64]:
+        """Rank each first click among all candidates, before it is learned.
+
+        Gives the ranks [B] by the live model and by the one beside it; 0 where there is none.
+        """
+        state, none = self.state, np.zeros(len(batch), np.int64)
         if not first.any():
-            return
+            return none, none
         alive = state.flags["items.alive"][: state.items.rows]  # [N]
-        cosines = self.cosines(self.user_vectors(batch))  # [B, N]
-        scores = self._sharpened(cosines) + self._added()  # [B, N]
         places, items, ts_ms = pairs
         earlier = (ts_ms < batch.ts_ms[places]) & alive[items]
         left_out = places[earlier], items[earlier]
         item = np.where((known >= 0) & alive[known], known, -1)  # [B]
+        beside = none if self.beside is None else self._rank_by(self.beside, batch, item, left_out)
+        model, cosines = self._rank(batch, item, left_out)
         counts = state.popularity.decayed(slice(0, state.items.rows))
-        model, popularity = ranks(scores, item, left_out), popularity_ranks(counts, alive, item, left_out)
+        popularity = popularity_ranks(counts, alive, item, left_out)
         state.recall.add(model[first], popularity[first])
         self._learn_prior(cosines, item, alive)
+        return np.where(first, model, 0), np.where(first, beside, 0)
+
+    def _rank(self, batch: Batch, item: I64, left_out: tuple[I64, I64]) -> tuple[I64, np.ndarray]:
+        """Ranks [B] of item rows [B], and the cosines [B, N] behind them."""
+        cosines = self.cosines(self.user_vectors(batch))  # [B, N]
+        return ranks(self._sharpened(cosines) + self._added(), item, left_out), cosines
+
+    def _rank_by(self, model: Model, batch: Batch, item: I64, left_out: tuple[I64, I64]) -> I64:
+        """Ranks [B] as if another model were live; everything derived is made for it and back again."""
+        state, live = self.state, self.state.live
+        for name, rows in live.tables.items():
+            model.tables[name].grow(len(rows.values))
+        state.live = model
+        state.all_moved()
+        found, _ = self._rank(batch, item, left_out)
+        state.live = live
+        state.all_moved()
+        return found
 
     def scores(self, users: Tensor) -> np.ndarray:
         """Served scores [n, N] of all item rows for user vectors [n, D]; -inf for what is no candidate."""
@@ -351,40 +376,22 @@ class Learner:
 
     # ---- the full update ---------------------------------------------------------------------------------------------
 
-    def full_update(self, day: list[Sample], since: list[Sample]) -> float:
-        """Learn a day from the last full model, then what came since; gives the mean loss of the epoch."""
-        state, size = self.state, self.train.batch
-        day, since = self._still_known(day), self._still_known(since)
-        catalogue = self._catalogue()
-        shuffled = [day[k] for k in state.rng.permutation(len(day))]
-        losses = [
-            self._again(state.full, shuffled[n : n + size], everything=True, catalogue=catalogue)
-            for n in range(0, len(shuffled), size)
-        ]
-        state.live.take(state.full)
-        state.all_moved()
-        for n in range(0, len(since), size):
-            self._again(state.live, since[n : n + size], everything=False)
-        state.numbers["full_updates"] += 1
-        return float(np.mean(losses)) if losses else 0.0
-
-    def _catalogue(self) -> Catalogue | None:
+    def catalogue(self) -> Catalogue | None:
         """Listed items for self-supervision; None where it is off."""
         if not self.full.self_weight:
             return None
         listed = np.flatnonzero(self.state.flags["items.listed"][: self.state.items.rows])
         return Catalogue(listed, self.state.item_tokens, self.state.rng)
 
-    def _again(
+    def again(
         self, model: Model, samples: list[Sample], *, everything: bool, catalogue: Catalogue | None = None
     ) -> float:
-        """Learn samples that were scored and counted before."""
+        """Learn samples that were scored and counted before; gives the loss."""
         batch = self.batch(samples)
-        return self.learn(
-            model, batch, self.state.positives.pairs(batch.user), everything=everything, catalogue=catalogue
-        )
+        pairs = self.state.positives.pairs(batch.user)
+        return self.learn(model, batch, pairs, everything=everything, catalogue=catalogue)
 
-    def _still_known(self, samples: list[Sample]) -> list[Sample]:
+    def still_known(self, samples: list[Sample]) -> list[Sample]:
         """Leave out those whose user or item was deleted since."""
         users, items = self.state.users.row_of, self.state.items.row_of
         return [s for s in samples if s.user_id in users and s.item_id in items]

@@ -11,6 +11,7 @@ bursts instead cost up to 1.4 points of recall, even for plain popularity.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,12 +20,21 @@ from contract.messages import HardNegatives, Marker, Sample, SampleRecord
 LONG_AGO = -(1 << 62)
 
 
+class Progress(NamedTuple):
+    """How far a partition is."""
+
+    idle: bool
+    progress_ms: int  # of its last marker taken
+    reached_ms: int  # that, or the newest event taken
+
+
 class Taken(NamedTuple):
     """A record in its turn."""
 
     partition: int
     offset: int
     record: SampleRecord
+    before: Progress  # of its partition
 
 
 @dataclass
@@ -34,13 +44,17 @@ class Lane:
     queue: deque[tuple[int, SampleRecord]] = field(default_factory=deque)
     at_end: bool = False  # nothing unread behind the queue
     idle: bool = False
-    progress_ms: int = LONG_AGO  # of its last marker taken
-    reached_ms: int = LONG_AGO  # that, or the newest event taken
+    progress_ms: int = LONG_AGO
+    reached_ms: int = LONG_AGO
 
     def turn_ms(self) -> int:
         """How far the lane is once its next record is taken, as far as can be told before."""
         record = self.queue[0][1]
         return self.reached_ms if isinstance(record, Marker) else max(self.reached_ms, record.ts_ms)
+
+    def progress(self) -> Progress:
+        """Give how far it is."""
+        return Progress(self.idle, self.progress_ms, self.reached_ms)
 
 
 class Merge:
@@ -70,6 +84,7 @@ class Merge:
                 return None
         lane = self.lanes[partition]
         offset, record = lane.queue.popleft()
+        before = lane.progress()
         if isinstance(record, Marker):
             lane.idle = record.idle
             if record.progress_ms is not None:
@@ -77,15 +92,19 @@ class Merge:
                 lane.reached_ms = max(lane.reached_ms, record.progress_ms)
         elif isinstance(record, Sample | HardNegatives):
             lane.reached_ms = max(lane.reached_ms, record.ts_ms)
-        return Taken(partition, offset, record)
+        return Taken(partition, offset, record, before)
 
     def passed_ms(self) -> int | None:
-        """Event time that every partition which is not idle has passed; all idle: the furthest one's."""
-        known = [lane for lane in self.lanes.values() if lane.progress_ms != LONG_AGO]
+        """Event time that every partition which is not idle has passed; all idle: the furthest one's.
+
+        An event taken says as much as a marker, which tells of the newest event behind it, and comes sooner: in a fast
+        replay a transaction, and so a marker, spans hours.
+        """
+        known = [lane for lane in self.lanes.values() if lane.reached_ms != LONG_AGO]
         if not known:
             return None
-        active = [lane.progress_ms for lane in known if not lane.idle]
-        return min(active) if active else max(lane.progress_ms for lane in known)
+        active = [lane.reached_ms for lane in known if not lane.idle]
+        return min(active) if active else max(lane.reached_ms for lane in known)
 
     def caught_up(self) -> bool:
         """Nothing is queued and every partition is at its end."""
@@ -95,9 +114,11 @@ class Merge:
         """Records of a partition that wait for their turn."""
         return len(self.lanes[partition].queue)
 
-    def state(self) -> list[list[Any]]:
-        """Give what a checkpoint holds of each partition."""
-        return [[p, lane.idle, lane.progress_ms, lane.reached_ms] for p, lane in self.lanes.items()]
+    def state(self, pending: Sequence[Taken] = ()) -> list[list[Any]]:
+        """Give what a checkpoint holds of each partition, as it was before `pending`, which is read once more."""
+        found = {p: lane.progress() for p, lane in self.lanes.items()}
+        found |= {taken.partition: taken.before for taken in reversed(pending)}
+        return [[p, *progress] for p, progress in found.items()]
 
     def load(self, state: list[list[Any]]) -> None:
         """Take what `state` gave."""

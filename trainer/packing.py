@@ -36,7 +36,7 @@ def pack(state: State) -> Packed:
         "now": [state.counts.now, state.popularity.now],
         "recall": state.recall.state(),
         "drops": [[user, list(items)] for user, items in state.drops.by_user.items()],
-        "rng": _texts(state.rng.bit_generator.state),
+        "rng": rng_state(state.rng),
         "deleted": {name: sorted(ids) for name, ids in state.deleted.items()},
         "withdrawn": sorted(state.withdrawn),
         "numbers": state.numbers,
@@ -66,10 +66,38 @@ def unpack(state: State, packed: Packed) -> None:
     state.drops = Drops()
     for user, items in plain["drops"]:
         state.drops.add(user, items)
-    state.rng.bit_generator.state = _numbers(plain["rng"])
+    set_rng(state.rng, plain["rng"])
     state.deleted = {name: set(ids) for name, ids in plain["deleted"].items()}
     state.withdrawn = set(plain["withdrawn"])
-    state.numbers = dict(plain["numbers"])
+    state.numbers |= plain["numbers"]
+
+
+def pack_features(state: State) -> dict[str, Tensor]:
+    """Each item's and each profile's tokens, which a checkpoint leaves to their topics: flat rows, and lengths."""
+    packed: dict[str, Tensor] = {}
+    for name, owners in (("item_tokens", state.item_tokens), ("profile_tokens", state.profile_tokens)):
+        flat, lengths = owners.flat(np.arange(len(owners.lists)))
+        packed |= {f"{name}.flat": torch.from_numpy(flat), f"{name}.lengths": torch.from_numpy(lengths)}
+    return packed
+
+
+def unpack_features(state: State, tensors: dict[str, Tensor]) -> None:
+    """Take what `pack_features` gave, after `unpack`."""
+    for name, owners in (("item_tokens", state.item_tokens), ("profile_tokens", state.profile_tokens)):
+        lengths = tensors[f"{name}.lengths"].numpy()
+        flat, ends = tensors[f"{name}.flat"].numpy(), np.cumsum(lengths)
+        for owner, (begin, end) in enumerate(zip(ends - lengths, ends, strict=True)):
+            owners.set(owner, flat[begin:end])
+
+
+def rng_state(rng: np.random.Generator) -> Any:
+    """Give a generator's state as plain values."""
+    return _texts(rng.bit_generator.state)
+
+
+def set_rng(rng: np.random.Generator, plain: Any) -> None:
+    """Take what `rng_state` gave."""
+    rng.bit_generator.state = _numbers(plain)
 
 
 def _indexes(state: State) -> dict[str, Index]:

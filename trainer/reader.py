@@ -6,7 +6,7 @@ from confluent_kafka import KafkaException, TopicPartition
 
 from contract import kafka
 from contract.errors import DataLossError
-from contract.messages import Sample, SampleRecord, decoder
+from contract.messages import HardNegatives, Marker, Sample, SampleRecord, decoder
 from contract.settings import Settings
 from trainer.days import Picks
 from trainer.merge import Merge, Taken
@@ -83,11 +83,20 @@ class Reader:
 
 def again(settings: Settings, picks: Picks) -> list[Sample]:
     """Samples read once more by partition and offset, in the order of the picks, without those retention has taken."""
+    records = records_at(settings, picks)
+    found = (records.get(at) for at in picks.places())
+    return [record for record in found if isinstance(record, Sample)]
+
+
+def records_at(settings: Settings, picks: Picks) -> dict[tuple[int, int], Sample | HardNegatives]:
+    """Records read once more, by partition and offset, without those retention has taken."""
     topic = settings.names.topic("samples")
-    wanted = set(zip(picks.partition.tolist(), picks.offset.tolist(), strict=True))
-    found: dict[tuple[int, int], Sample] = {}
+    wanted = set(picks.places())
+    found: dict[tuple[int, int], Sample | HardNegatives] = {}
     consumer = kafka.consumer(settings.kafka, settings.names.group("trainer-again"))
-    spans = {p: [o for q, o in wanted if q == p] for p in {p for p, _ in wanted}}
+    spans: dict[int, list[int]] = {}
+    for p, offset in wanted:
+        spans.setdefault(p, []).append(offset)
     consumer.assign([TopicPartition(topic, p, min(offsets)) for p, offsets in spans.items()])
     last = {p: max(offsets) for p, offsets in spans.items()}
     try:
@@ -97,7 +106,9 @@ def again(settings: Settings, picks: Picks) -> list[Sample]:
                 offset = cast("int", message.offset())
                 if error is None:
                     if (partition, offset) in wanted:
-                        found[partition, offset] = _record.decode(cast("bytes", message.value()))
+                        record = _record.decode(cast("bytes", message.value()))
+                        if not isinstance(record, Marker):
+                            found[partition, offset] = record
                 elif error.code() != kafka.END_OF_PARTITION and not error.retriable():
                     raise KafkaException(error)
                 ended = error is None or error.code() == kafka.END_OF_PARTITION
@@ -106,5 +117,4 @@ def again(settings: Settings, picks: Picks) -> list[Sample]:
                     del last[partition]
     finally:
         consumer.close()
-    order = zip(picks.partition.tolist(), picks.offset.tolist(), strict=True)
-    return [found[at] for at in order if at in found]
+    return found

@@ -52,7 +52,7 @@ class State:
         self.digests = np.zeros(16, np.int64)  # of an item's tokens: has the record on `catalogue` changed?
         self.withdrawn: set[str] = set()  # deleted items: clicks on them that are still on their way are not learned
         self.deleted: dict[str, set[str]] = {"users": set(), "items": set()}  # since the last delta
-        self.numbers = {"samples": 0, "full_updates": 0, "event_ms": 0, "arrival_ms": 0}
+        self.numbers = {"samples": 0, "full_updates": 0, "candidates": 0, "event_ms": 0, "arrival_ms": 0}
 
     # ---- growth ------------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ full model's) may hang on one index: a row number means the same id in all of th
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ class Index:
         self.ids: list[str | None] = list(ids)  # by row; None: free
         self.row_of: dict[str, int] = {text: row for row, text in enumerate(self.ids) if text is not None}
         self.free: list[int] = list(free)
+
+    def __deepcopy__(self, _: Any) -> "Index":
+        return Index(self.ids, self.free)
 
     def __len__(self) -> int:
         """Ids that have a row."""

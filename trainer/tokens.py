@@ -5,6 +5,7 @@ owner row     tokens                                        sum [D]
 1          none                                           0
 """
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -74,6 +75,13 @@ class Owners:
         self.lists: list[I64] = []
         self.sums = torch.zeros(16, dim)  # [capacity, D]
         self.stale = np.ones(16, bool)  # [capacity]
+
+    def __deepcopy__(self, memo: Any) -> "Owners":
+        copied = Owners(self.sums.shape[1], self.vocabulary.max_rows)
+        copied.vocabulary = copy.deepcopy(self.vocabulary, memo)
+        copied.lists = list(self.lists)  # an owner's tokens are replaced, never changed
+        copied.sums, copied.stale = self.sums.clone(), self.stale.copy()
+        return copied
 
     def set(self, owner: int, rows: I64) -> None:
         """Give an owner its tokens."""

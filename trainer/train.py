@@ -9,38 +9,43 @@ for ever:
 take new features                                follow.py
 take samples in their order                      reader.py, merge.py
 B of them, or after max_wait: score, learn, count    learner.py
-a day border is passed: full update, new version     days.py, full.py
-a delta is due: publish what was touched         delta.py, writer.py
+a day border is passed, or it is asked for: a full update begins in a child process     days.py, schedule.py, full.py
+it has done: its candidate goes the same way from the border on, scored beside what is served      candidate.py
+the gate passes it: serve it as a new version; or refuses it: drop it      gate.py
+a delta is due: publish what was touched, while it is sound       outbox.py, watch.py, delta.py, writer.py
 a checkpoint is due: write it, then commit its offsets
 """
 
 import signal
 import threading
 import time
+from datetime import date
 from typing import Any
 
 import torch
 from confluent_kafka import KafkaException
 
-from contract import health, kafka, log
+from contract import crash, full_request, health, kafka, log
 from contract.errors import RefusedError, UnreachableError
+from contract.full_request import FullRequest
 from contract.messages import HardNegatives, Marker, Sample
 from contract.settings import Settings
-from trainer import checkpoint, delta, metrics
-from trainer.days import Days
+from trainer import checkpoint, metrics
+from trainer.candidate import cut_over
+from trainer.days import Days, Picks
 from trainer.follow import Follower
-from trainer.full import full_update
 from trainer.learner import Learner
 from trainer.merge import Merge, Taken
+from trainer.outbox import Outbox
 from trainer.packing import Packed, pack, unpack
 from trainer.reader import Reader
-from trainer.writer import Writer
+from trainer.schedule import Schedule, UnderWay
 
 POLL_S = 0.05
 QUIET_S = 0.5  # all is learned for this long: checkpoint, so that lag shows 0
-DELTA_GAP_S = 1.0  # at most one delta in this time
 WINDOW_STEPS = 100  # steps of one log line
 RETRY_S = 1.0
+SCHEDULED = FullRequest(id="")
 
 
 def run(settings: Settings) -> None:
@@ -88,20 +93,21 @@ class Loop:
         counts = kafka.partition_counts(kafka.admin(settings.kafka))
         self.partitions = counts[settings.names.topic("samples")]
         self.merge = Merge(list(range(self.partitions)))
-        self.epoch, self.version, self.sequence = 1, 0, -1
+        self.schedule = Schedule(settings, counts)
+        self.out = Outbox(settings)
+        self.epoch = 1
         offsets = self._restore()
-        self.writer = Writer(settings)
+        self.out.open(self.learner.state.numbers["event_ms"])
         self.follower = Follower(settings, self.learner.state, counts)
         self.reader = Reader(settings, self.partitions, offsets, self.merge)
         self.pending: list[Taken] = []
+        self.coming: list[Taken] = []  # taken, and neither pending nor done with
         self.pending_samples = 0
         self.pending_since = 0.0
         self.learned = False  # since the last checkpoint
         self.committed: dict[int, int] = {}
         now = time.monotonic()
-        self.checkpoint_at = self.learned_at = self.delta_at = now
-        self.unpublished_since = 0.0  # 0: nothing waits
-        self.delta_event_ms = self.learner.state.numbers["event_ms"]
+        self.checkpoint_at = self.learned_at = now
         self.window: list[float] = []  # losses
 
     # ---- start -------------------------------------------------------------------------------------------------------
@@ -120,8 +126,11 @@ class Loop:
         unpack(self.learner.state, packed)
         self.days.load({n.removeprefix("days."): t.numpy() for n, t in packed.tensors.items() if n.startswith("days.")})
         self.merge.load(manifest.lanes)
-        self.epoch, self.version, self.sequence = manifest.epoch + 1, manifest.version, manifest.sequence
-        log.get().info("resumed", samples=manifest.samples, version=self.version, sequence=self.sequence)
+        self.schedule.load(packed.tensors, packed.plain)
+        self.out.watch.load(packed.plain)
+        self.epoch = manifest.epoch + 1
+        self.out.version, self.out.sequence = manifest.version, manifest.sequence
+        log.get().info("resumed", samples=manifest.samples, version=manifest.version, sequence=manifest.sequence)
         return {int(p): offset for p, offset in manifest.offsets.items()}
 
     def _shape(self) -> dict[str, int]:
@@ -132,20 +141,11 @@ class Loop:
         """Features first, then a version to serve; False: stopped before the features were read."""
         if not self.follower.start(stop):
             return False
-        last_version, last_sequence = self.writer.last()
-        if last_version > self.version:  # also when nothing is known here but updates has versions
-            self.version, self.sequence = last_version + 1, -1
-        elif self.version == 0:
-            self.version = 1
-        elif last_version == self.version:
-            # rows published past the checkpoint are put back under the next sequence
-            ahead, self.sequence = last_sequence > self.sequence, last_sequence
-            if not ahead:
-                return True
-        else:
-            self.sequence = -1
-        self.publish_snapshot()
-        self.checkpoint()
+        if self.out.come_after_what_stands():
+            self.out.publish_snapshot(self.learner.state)
+            self.checkpoint()
+        self.schedule.tidy()
+        self.begin_if_owed()
         return True
 
     # ---- one turn ----------------------------------------------------------------------------------------------------
@@ -153,23 +153,27 @@ class Loop:
     def turn(self) -> None:
         """Poll once and do all that is due."""
         if self.follower.poll():
-            self._note_unpublished()
-        self.reader.poll(0 if self.pending_samples >= self.settings.train.batch else POLL_S)
-        while (taken := self.merge.next()) is not None:
+            self.out.note(self.learner.state)
+        self.reader.poll(0 if self.schedule.is_behind else POLL_S)
+        while not self.waits() and (taken := self.merge.next()) is not None:
             self.take(taken)
-            self.publish_if_due()
-        if self.pending and time.monotonic() - self.pending_since > self.settings.train.max_wait_ms / 1000:
+            self.out.publish_if_due(self.learner.state)
+        late = time.monotonic() - self.pending_since > self.settings.train.max_wait_ms / 1000
+        if self.pending and late and not self.waits():
             self.learn()
-        self.publish_if_due()
+        self.schedule.turn()
+        self.settle()
+        self.begin_if_asked()
+        self.out.publish_if_due(self.learner.state)
         self.checkpoint_if_due()
 
     def take(self, taken: Taken) -> None:
         """Put a record where it belongs."""
+        self.coming = [taken]  # a checkpoint at the border does not cover it
+        if isinstance(taken.record, Marker) or taken.record.ts_ms >= self.days.next_ms:
+            self.border_if_passed()
+        self.coming = []
         match taken.record:
-            case Marker():
-                passed_ms = self.merge.passed_ms()
-                if passed_ms is not None and self.days.day_of(passed_ms) > self.days.today:
-                    self.border(passed_ms)
             case Sample() | HardNegatives():
                 if not self.pending:
                     self.pending_since = time.monotonic()
@@ -183,6 +187,7 @@ class Loop:
         begun = time.monotonic()
         records = [taken.record for taken in self.pending if not isinstance(taken.record, Marker)]
         loss = self.learner.step(records)
+        self.schedule.learned(self.pending, self.learner.ranks)
         for taken in self.pending:
             if isinstance(taken.record, Sample):
                 self.days.add(taken.partition, taken.offset, taken.record.ts_ms)
@@ -190,13 +195,13 @@ class Loop:
         self.pending, self.pending_samples = [], 0
         self.learned, self.learned_at = True, time.monotonic()
         metrics.STEPS.observe(self.learned_at - begun)
-        if loss is None:
-            return
-        metrics.LOSS.set(loss)
-        self.window.append(loss)
+        if loss is not None:
+            metrics.LOSS.set(loss)
+            self.window.append(loss)
         if len(self.window) == WINDOW_STEPS:
             self.say_window()
-        self._note_unpublished()
+        self.out.note(self.learner.state)
+        self.settle()
 
     def say_window(self) -> None:
         """One line per window of steps."""
@@ -217,71 +222,73 @@ class Loop:
         )
         self.window = []
 
-    def border(self, passed_ms: int) -> None:
-        """Stream time is in a new day."""
+    # ---- full updates ------------------------------------------------------------------------------------------------
+
+    def border_if_passed(self) -> None:
+        """Stream time may be in a new day."""
+        passed_ms = self.merge.passed_ms()
+        if passed_ms is None or passed_ms < self.days.next_ms:
+            return
         if self.pending:
             self.learn()
-        if not self.days.passed(passed_ms):
+        if self.days.passed(passed_ms) and self.schedule.under_way is None:
+            self.begin(passed_ms, *self.days.take())
+
+    def begin_if_owed(self) -> None:
+        """A border was passed while a candidate was on trial: its full update begins now."""
+        if self.days.due() and self.schedule.under_way is None:
+            self.begin(self.learner.state.numbers["event_ms"], *self.days.take())
+
+    def begin_if_asked(self) -> None:
+        """Somebody has left a request."""
+        root = self.schedule.root
+        if self.schedule.under_way is not None or (request := full_request.look(root)) is None:
             return
+        if request.id != self.schedule.judged.get("request"):
+            if self.pending:
+                self.learn()
+            places = list(zip(request.partition, request.offset, strict=True))
+            picks = self.days.ask(places, keep=request.dry_run)
+            self.begin(self.learner.state.numbers["event_ms"], *picks, request)
+        full_request.take(root)
+
+    def begin(self, border_ms: int, day: Picks, since: Picks, request: FullRequest = SCHEDULED) -> None:
+        """Begin a full update of samples of some days; `since` were learned, too, and are of a later day."""
         self.say_window()
-        full_update(self.settings, self.learner, self.days)
-        self.version, self.sequence = self.version + 1, -1
+        state = self.learner.state
+        state.numbers["candidates"] += 1
+        last = date.fromordinal(max(self.days.today - 1, 1)).isoformat()
+        under_way = UnderWay(
+            state.numbers["candidates"], border_ms, request.day or last, len(day.offset), request.id, request.dry_run
+        )
+        self.schedule.begin(under_way, self.learner, self.follower.positions(), day, since)
+        self.checkpoint()
+
+    def waits(self) -> bool:
+        """Whether no more is learned before the candidate has come as far."""
+        return self.schedule.waits(self.learner.state.numbers["event_ms"])
+
+    def settle(self) -> None:
+        """Act on the gate's verdict, once there is one: serve the candidate as a new version, or drop it."""
+        verdict, under_way, candidate = self.schedule.verdict(), self.schedule.under_way, self.schedule.candidate
+        if verdict is None or under_way is None:
+            return
+        crash.point("full.verdict")
+        passed = verdict.outcome == "passed" and not under_way.dry_run
+        if passed and candidate is not None:
+            self.learner = cut_over(self.learner, candidate.trial.learner)
+            self.follower.close()
+            self.follower = candidate.follower
+            self.out.new_version(self.learner.state.recall.scored)
+        self.schedule.end(verdict, served=passed)
+        metrics.judged(self.schedule.judged)
+        crash.point("full.before_checkpoint")
         self.checkpoint()  # before it is published: the version on updates is never newer than a checkpoint
-        self.publish_snapshot()
-
-    # ---- publish -----------------------------------------------------------------------------------------------------
-
-    def _note_unpublished(self) -> None:
-        if not self.unpublished_since and delta.unpublished(self.learner.state):
-            self.unpublished_since = time.monotonic()
-
-    def publish_if_due(self) -> None:
-        """A delta at the interval of event time, or when rows have waited long enough; at most one a second."""
-        now, publish = time.monotonic(), self.settings.publish
-        if not self.unpublished_since or now - self.delta_at < DELTA_GAP_S:
-            return
-        event_ms = self.learner.state.numbers["event_ms"] - self.delta_event_ms
-        if event_ms < publish.interval_ms and now - self.unpublished_since < publish.max_wait_ms / 1000:
-            return
-        if self.sequence + 1 >= publish.snapshot_deltas and (self.sequence + 1) % publish.snapshot_deltas == 0:
-            self.publish_snapshot()
-        else:
-            self._publish("delta")
-
-    def publish_snapshot(self) -> None:
-        """Everything, as the next sequence of the version."""
-        self._publish("snapshot")
-
-    def _publish(self, kind: Any) -> None:
-        settings, state = self.settings, self.learner.state
-        delta.touch_drifted(state, settings.model.prior_half_life_clicks)
-        chunks = delta.update(
-            kind,
-            self.version,
-            self.sequence + 1,
-            state,
-            settings.model,
-            settings.history.length,
-            int(time.time() * 1000),
-            settings.publish.chunk_bytes,
-        )
-        size = self.writer.write(chunks)
-        self.sequence += 1
-        delta.published(state, whole=kind == "snapshot")
-        self.delta_at, self.unpublished_since = time.monotonic(), 0.0
-        self.delta_event_ms = state.numbers["event_ms"]
-        metrics.UPDATES.labels(kind).inc()
-        metrics.show(state, self.version, self.sequence)
-        log.get().info(
-            "published",
-            kind=kind,
-            version=self.version,
-            seq=self.sequence,
-            chunks=len(chunks),
-            bytes=size,
-            samples=state.numbers["samples"],
-            event_ms=state.numbers["event_ms"],
-        )
+        crash.point("full.after_checkpoint")
+        if passed:
+            self.out.publish_snapshot(self.learner.state)
+        self.schedule.tidy()
+        self.begin_if_owed()
 
     # ---- checkpoint --------------------------------------------------------------------------------------------------
 
@@ -292,7 +299,7 @@ class Loop:
         if self.learned and now - self.checkpoint_at >= interval_s:
             self.checkpoint()
         elif not self.pending and self.merge.caught_up() and now - self.learned_at > QUIET_S:
-            if self.learned and not self.unpublished_since:
+            if self.learned and not self.out.waits:
                 self.checkpoint()
             elif not self.learned:
                 self.commit(self.reader.positions(self.pending))  # only markers since the last checkpoint
@@ -300,27 +307,30 @@ class Loop:
     def checkpoint(self) -> None:
         """Write everything, then tell Kafka how far it goes."""
         begun = time.monotonic()
-        state, offsets = self.learner.state, self.reader.positions(self.pending)
+        unlearned = self.pending + self.coming
+        state, offsets = self.learner.state, self.reader.positions(unlearned)
         packed = pack(state)
         days = {f"days.{name}": torch.from_numpy(array) for name, array in self.days.state().items()}
         manifest = checkpoint.Manifest(
             epoch=self.epoch,
-            version=self.version,
-            sequence=self.sequence,
+            version=self.out.version,
+            sequence=self.out.sequence,
             samples=state.numbers["samples"],
             offsets={str(p): offset for p, offset in offsets.items()},
             shape=self._shape(),
-            lanes=self.merge.state(),
+            lanes=self.merge.state(unlearned),
         )
-        path = checkpoint.save(self.directory, manifest, Packed(packed.tensors | days, packed.plain))
+        tensors, plain = self.schedule.state()
+        whole = Packed(packed.tensors | days | tensors, packed.plain | plain | self.out.watch.state())
+        path = checkpoint.save(self.directory, manifest, whole)
         self.learned, self.checkpoint_at = False, time.monotonic()
         self.commit(offsets)
         log.get().info(
             "checkpoint",
             path=path.name,
             samples=manifest.samples,
-            version=self.version,
-            seq=self.sequence,
+            version=self.out.version,
+            seq=self.out.sequence,
             seconds=round(time.monotonic() - begun, 3),
         )
 
@@ -337,9 +347,12 @@ class Loop:
     def health(self) -> dict[str, Any]:
         """Body of /healthz."""
         numbers = self.learner.state.numbers
-        return {"status": "ok", "role": "trainer", "version": self.version, "sequence": self.sequence, **numbers}
+        gate = {"full": self.schedule.shown(), "gathered": len(self.days.offset), "held": self.out.watch.reason}
+        served = {"version": self.out.version, "sequence": self.out.sequence, **numbers}
+        return {"status": "ok", "role": "trainer", "group": self.settings.names.group("trainer"), **served, **gate}
 
     def close(self) -> None:
-        """Leave Kafka."""
+        """Leave Kafka, end the child."""
+        self.schedule.close()
         self.reader.close()
         self.follower.close()

@@ -38,8 +38,9 @@ def loop(module_settings: SettingsFactory, tmp_path_factory: pytest.TempPathFact
     """All roles, with the first day replayed, joined, learned and served."""
     home = tmp_path_factory.mktemp("loop")
     day = {"join.idle_timeout_ms": 3_000, "streams.commit_interval_ms": 100}
+    gate = {"gate.min_samples": 1, "gate.tolerance": 1.0}  # one click after the border is enough
     write_day(home / "day")
-    with running(module_settings(**day), home) as stack:
+    with running(module_settings(**day, **gate), home) as stack:
         done = stack.command("produce", "--dir", str(home / "day"), "--speed", "0")
         assert done.returncode == 0, done.stderr + stack.tail()
         stack.until("the day is learned", lambda: caught_up(stack), 120)

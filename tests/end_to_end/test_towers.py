@@ -12,6 +12,7 @@ from contract.updates import Assembler, Update
 from publisher.model import from_snapshot
 from publisher.recall import search
 from trainer.delta import update
+from trainer.epoch import full_update
 from trainer.learner import Learner
 
 USERS, ITEMS, NOW_MS = 12, 30, 1_700_000_000_000
@@ -51,7 +52,7 @@ def test_what_is_served_is_what_was_learned(correction: str, hidden: int) -> Non
     day = samples(96, rng)
     for first in range(0, len(day), 16):
         learner.step(list(day[first : first + 16]))
-    learner.full_update(day, [])
+    full_update(learner, day, [])
     learner.step(list(samples(16, rng)))
 
     chunks = update("snapshot", 2, 0, learner.state, settings.model, settings.history.length, NOW_MS, 2_000)

@@ -79,6 +79,9 @@ def command(
         ("run trainer --slot 1", "--slot"),
         ("up --speed 0", "--speed"),
         ("nonsense", "nonsense"),
+        ("train", "command"),
+        ("train nonsense", "nonsense"),
+        ("train full --day yesterday", "2022-04-24, got 'yesterday'"),
     ],
 )
 def test_a_bad_value_is_one_line_and_exit_2(line: str, names: str, tmp_path: Path) -> None:
@@ -171,7 +174,7 @@ def test_status_shows_null_for_what_is_down(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert list(found) == [*EVENTS, "lag", *MODEL, "roles"]
+    assert list(found) == [*EVENTS, "lag", *MODEL, "gate", "roles"]
     assert [value for value in found.values() if value is not None] == [{}]
 
 

@@ -19,6 +19,7 @@ from headrace.world import World, read_world
 EXAMPLE = Path(__file__).parents[2] / "examples" / "kuairand"
 START_MS = 1_650_844_800_000
 HOUR_MS = 3_600_000
+SMALL = {"full.min_samples": 50, "gate.min_samples": 20, "gate.tolerance": 1.0}
 
 
 def sample(user: int, item: int, ts_ms: int, action: str = "click", history: tuple[int, ...] = ()) -> Sample:
@@ -150,13 +151,27 @@ def test_command(tmp_path: Path) -> None:
     commands_evaluate.register(app)
     app.command("other")(lambda: None)
     directory, picture = tiny(tmp_path / "world"), tmp_path / "recall.png"
-    flags = ["--set", "full.min_samples=50", "--set", "train.batch=16", "--variant", "frozen", "--half-life", "500"]
+    flags = [
+        "--set",
+        "full.min_samples=50",
+        "--set",
+        "gate.min_samples=20",
+        "--set",
+        "gate.tolerance=1",
+        "--set",
+        "train.batch=16",
+        "--variant",
+        "frozen",
+        "--half-life",
+        "500",
+    ]
     done = CliRunner().invoke(app, ["evaluate", str(directory), *flags, "--plot", str(picture), "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     rows = {row["name"]: row for row in found["rows"]}
     assert set(rows) >= {"model", "frozen", "popularity, all time", "popularity, half-life 500", "BPR-MF"}
     assert rows["model"]["full_updates"] >= 1
+    assert len(rows["model"]["gate"]) >= rows["model"]["full_updates"]
     assert rows["frozen"]["full_updates"] == 0
     assert rows["model"]["warm"]["recall_at_10"] > rows["popularity, all time"]["warm"]["recall_at_10"]
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -164,7 +179,7 @@ def test_command(tmp_path: Path) -> None:
 
 def test_same_settings_same_ranks(tmp_path: Path) -> None:
     """An evaluation is reproducible bit by bit."""
-    world, settings = read_world(tiny(tmp_path), load({})), with_settings(load({}), {"full.min_samples": 50})
+    world, settings = read_world(tiny(tmp_path), load({})), with_settings(load({}), SMALL)
     one, two = (evaluate.evaluate_model(world, settings, VARIANTS["model"], lambda *_: None)[0] for _ in range(2))
     assert (one == two).all()
 
@@ -172,7 +187,7 @@ def test_same_settings_same_ranks(tmp_path: Path) -> None:
 def test_variants_differ(tmp_path: Path) -> None:
     """Each variant changes what is served: none of them is a name without effect."""
     world = read_world(tiny(tmp_path), load({}))
-    settings = with_settings(load({}), {"full.min_samples": 50, "train.batch": 16, "full.self_weight": 0.1})
+    settings = with_settings(load({}), {**SMALL, "train.batch": 16, "full.self_weight": 0.1})
     ranks = {n: evaluate.evaluate_model(world, settings, v, lambda *_: None)[0] for n, v in VARIANTS.items()}
     same = [
         n for n in VARIANTS if n not in ("model", "prior", "no-user-features") and (ranks[n] == ranks["model"]).all()

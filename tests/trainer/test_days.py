@@ -64,3 +64,28 @@ def test_a_restored_day_goes_on() -> None:
     assert again.passed(NOON + 24 * HOUR)
     day, since = again.take()
     assert (day.offset.tolist(), since.offset.tolist()) == ([0, 1], [13])
+
+
+def test_the_next_border_is_the_next_midnight_there() -> None:
+    """Also on the day of 23 hours: 27 March 2022 in Berlin ends at 22:00 UTC; a restored one knows it, too."""
+    days = Days("Europe/Berlin", 1)
+    assert days.next_ms == 0
+    days.passed(1_648_375_200_000)  # 27 March, 12:00 there
+    assert days.next_ms == 1_648_418_400_000
+    again = Days("Europe/Berlin", 1)
+    again.load(days.state())
+    assert again.next_ms == days.next_ms
+    again.load(Days("Europe/Berlin", 1).state())
+
+
+def test_a_full_update_out_of_turn() -> None:
+    """All that is gathered, or the places asked for; the rest came since; a dry run forgets nothing."""
+    days = Days("UTC", 2)
+    added(days, 0, 1, 2)
+    places = [(1, 1), (0, 900)]
+    for keep in (True, False):
+        day, since = days.ask(places, keep=keep)
+        assert (day.places(), since.places()) == (places, [(0, 0), (0, 2)])
+    day, since = days.ask([], keep=False)
+    assert (day.places(), since.places()) == ([(0, 0), (0, 2)], [])
+    assert len(days.offset) == 0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainer.gate import Paired, Vectors, dropped, judge, looked_at, unfit
+from trainer.gate import Paired, Vectors, dropped, flooded, judge, looked_at, unfit, unsound
 
 GOOD = Vectors(finite=True, longest=1.0, directed=90, items=100)
 
@@ -98,8 +98,32 @@ def test_looked_at() -> None:
     assert not looked_at(vectors).finite
 
 
+def test_the_day_must_not_make_it_worse() -> None:
+    """No worse than a served model that the same day has spoilt is not enough: the model before it is asked, too."""
+    spoilt, rested = paired(10, 10, 100, 880), paired(40, 10, 100, 850)
+    assert judge(spoilt, GOOD, GOOD, 1_000, 0.02).outcome == "passed"
+    verdict = judge(spoilt, GOOD, GOOD, 1_000, 0.02, rested)
+    assert verdict.outcome == "refused"
+    assert "0.1100 against 0.1400 of the full model before it" in verdict.reason
+    assert judge(spoilt, GOOD, GOOD, 1_000, 0.03, rested).outcome == "passed"
+
+
+def test_a_flood_is_named() -> None:
+    """A day is refused when one item has more than the share that is believed, and the line names it."""
+    assert flooded("i7", 0.3, 1_000, 0.3) == ""
+    assert "item i7 has 50 % of the day's 1000 samples, at most 30 %" in flooded("i7", 0.5, 1_000, 0.3)
+
+
 def test_deltas_stop_on_a_drop() -> None:
-    """Deltas stop when the live model falls behind what was published last, and not before enough samples are in."""
-    assert dropped(paired(400, 0, 0, 600), 1_001, 0.02) == ""
-    assert "fell by 0.4000 on 1000" in dropped(paired(400, 0, 0, 600), 1_000, 0.02)
-    assert dropped(paired(20, 0, 300, 680), 1_000, 0.02) == ""
+    """Deltas stop when recall falls below its share of what it was; the bound itself is allowed."""
+    assert dropped(0.1, 0.2, 2_000, 0.5) == ""
+    assert "newest 2000 samples is 0.0990, before them it was 0.2000" in dropped(0.099, 0.2, 2_000, 0.5)
+    assert dropped(0.0, 0.9, 2_000, 1.0) == ""
+
+
+@pytest.mark.parametrize(
+    ("finite", "longest", "words"), [(True, 1.0, ""), (False, 1.0, "NaN"), (True, 1.5, "norm 1.5")]
+)
+def test_unsound_deltas(finite: bool, longest: float, words: str) -> None:
+    """What a delta would carry is finite, and no vector longer than one."""
+    assert (words in unsound(longest, finite=finite)) if words else unsound(longest, finite=finite) == ""

@@ -12,6 +12,7 @@ from contract.messages import HardNegatives
 from contract.settings import Full, Model, Train
 from tests.trainer.world import LENGTH, features, learn, learner, samples
 from trainer import checkpoint, model
+from trainer.epoch import full_update
 from trainer.learner import Learner
 from trainer.packing import Packed, pack, unpack
 
@@ -34,12 +35,12 @@ def test_an_incremental_update_changes_the_two_id_tables_and_nothing_else(hidden
     features(taught)
     made = samples(600)
     learn(taught, made[:300])
-    taught.full_update(made[:300], [])
+    full_update(taught, made[:300], [])
     live, full = copied(taught.state.live.tensors()), copied(taught.state.full.tensors())
     learn(taught, made[300:])
     assert changed(live, taught.state.live.tensors()) == ID_TENSORS
     assert changed(full, taught.state.full.tensors()) == set()
-    taught.full_update(made[300:], [])
+    full_update(taught, made[300:], [])
     assert changed(live, taught.state.live.tensors()) == set(live)
 
 
@@ -56,7 +57,7 @@ def test_a_full_update_starts_from_the_last_full_model() -> None:
         features(taught)
         learn(taught, made[:320])
         taught.state.rng = np.random.default_rng(7)
-        taught.full_update(made[:320], [])
+        full_update(taught, made[:320], [])
         ends.append(copied(taught.state.full.tensors()))
         assert changed(ends[-1], taught.state.live.tensors()) == set()
     assert changed(*ends) == set()
@@ -66,7 +67,7 @@ def test_the_samples_since_the_border_are_learned_incrementally_on_top() -> None
     """After a full update with later samples the live model differs from the full one in the ID tables only."""
     taught, made = learner(), samples(400)
     learn(taught, made)
-    taught.full_update(made[:300], made[300:])
+    full_update(taught, made[:300], made[300:])
     assert changed(copied(taught.state.full.tensors()), taught.state.live.tensors()) == ID_TENSORS
     assert taught.state.numbers["samples"] == 400  # replayed ones are not counted again
     assert taught.state.counts.now == 400
@@ -98,7 +99,7 @@ def test_a_loaded_checkpoint_goes_on_as_if_it_had_not_stopped(tmp_path: Path) ->
     straight = learner()
     straight.step([drops])
     learn(straight, made[:320])
-    straight.full_update(made[:320], [])
+    full_update(straight, made[:320], [])
     learn(straight, made[320:480])
     straight.state.forget_user("u3")
     straight.state.forget_items(["i7"])
@@ -112,7 +113,7 @@ def test_a_loaded_checkpoint_goes_on_as_if_it_had_not_stopped(tmp_path: Path) ->
     features(straight)
     for one in (straight, resumed):
         learn(one, made[480:800])
-        one.full_update(made[320:800], made[700:800])
+        full_update(one, made[320:800], made[700:800])
         learn(one, made[800:])
     assert same(pack(straight.state), pack(resumed.state))
 
@@ -155,7 +156,7 @@ def test_the_towers_are_the_published_formulas() -> None:
     """User and item vectors equal a plain numpy reading of contract/updates.py."""
     taught, made = learner(), samples(500)
     learn(taught, made)
-    taught.full_update(made, [])
+    full_update(taught, made, [])
     learn(taught, made[400:])
     state, layers = taught.state, taught.state.live.layers
     tables = {name: rows.values.numpy() for name, rows in state.live.tables.items()}
@@ -209,7 +210,7 @@ def test_deleted_items_are_not_learned_again() -> None:
     learn(taught, made[32:])
     assert taught.state.numbers["samples"] == 64
     assert taught.state.items.get(gone) < 0
-    taught.full_update(made, [])
+    full_update(taught, made, [])
     assert taught.state.items.get(gone) < 0
     taught.state.catalogue(gone, {})
     assert taught.state.items.get(gone) >= 0

@@ -6,6 +6,7 @@ import torch
 
 from tests.trainer.world import START_MS, learn, learner, samples
 from trainer import delta
+from trainer.epoch import full_update
 from trainer.learner import gather
 from trainer.model import token_sums
 from trainer.optimizer import gradient_of
@@ -45,7 +46,7 @@ def test_learning_goes_on_with_full_tables() -> None:
     """Steps, a full update, a snapshot and a checkpoint work when contexts, profiles and items have unknown tokens."""
     taught, made = learner(max_token_rows=2), samples(200)
     learn(taught, made)
-    taught.full_update(made[:150], made[150:])
+    full_update(taught, made[:150], made[150:])
     state = taught.state
     tables = state.context, state.profile_tokens.vocabulary, state.item_tokens.vocabulary
     assert [vocabulary.index.rows for vocabulary in tables] == [2, 2, 2]
