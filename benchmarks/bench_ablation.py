@@ -2,7 +2,7 @@
 
 `python -m benchmarks.bench_ablation DATA` with DATA a directory that holds kuairand-pure, ml-1m and globo-news (--only
 NAME for one of them). Finished cells (one data set, one ingredient, one seed) are lines of --results; started again, it
-goes on. `--page` prints the table. Cells that leave out a way of updating do so in the scored half only: see progressive.
+goes on. `--page` prints the table. Ways of updating are left out in the scored half only: see progressive.py.
 """
 
 import argparse
@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 import torch
 
-from benchmarks.progress import Progress, in_processes
 from benchmarks.data_sets import DATA_SETS, DataSet, read, settings_of
+from benchmarks.progress import Progress, in_processes
 from benchmarks.progressive import MODES, Course, Mode
 from benchmarks.results_file import Cell, Key, ResultsFile
 from headrace.evaluate import NOT_SCORED, Row, report
@@ -81,7 +81,8 @@ def run(data: DataSet, source: Path, work: Path, results: Path, samples: int) ->
     say("read", 1, 1)
     for cell in missing:
         begun, name = time.process_time(), f"{cell['ingredient']}, seed {cell['seed']}"
-        file.add([{**cell, **_figures(data, world, positives, cell, lambda at, n=name: say(n, at, len(world.samples)))}])  # type: ignore[misc]
+        figures = _figures(data, world, positives, cell, lambda at, n=name: say(n, at, len(world.samples)))  # type: ignore[misc]
+        file.add([{**cell, **figures}])
         say(f"{name}: {time.process_time() - begun:.0f} CPU seconds", 1, 1)
 
 
@@ -113,16 +114,15 @@ def _stripped(world: World, without: Without) -> World:
 def page(cells: Mapping[Key, Cell]) -> str:
     """Means over the seeds, recall_at_10 / _50 / _100, and the difference @50 to all ingredients, as Markdown."""
     head = ["", *(data.title for data in DATA_SETS.values())]
-    lines = [head, ["---"] * len(head)]
-    for name in INGREDIENTS:
-        lines.append([name, *(_entry(cells, data, name) for data in DATA_SETS)])
+    body = [[name, *(_entry(cells, data, name) for data in DATA_SETS)] for name in INGREDIENTS]
+    lines = [head, ["---"] * len(head), *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _entry(cells: Mapping[Key, Cell], data: str, name: str) -> str:
     own, whole = (_mean(cells, data, which) for which in (name, next(iter(INGREDIENTS))))
     if own is None:
-        return "–"
+        return "-"
     text = " / ".join(f"{own[k]:.1f}" for k in KS)
     return text if whole is None or own is whole else f"{text} ({own[50] - whole[50]:+.1f})"
 

@@ -6,8 +6,8 @@
     ... --page            prints the tables for benchmarks/README.md
     ... --plot FILE.png   draws recall_at_50 against the sync interval
 
-Every cell: the first half of the positives is learned as the product does (IDs online, nightly full updates, synced with
-every batch); the second half is scored, each click before it is learned, while mode and staleness are the cell's.
+Every cell: the first half of the positives is learned as the product does (IDs online, nightly full updates); the
+second half is scored, each click before it is learned, while mode and staleness are the cell's.
 """
 
 import argparse
@@ -112,7 +112,9 @@ def _finished(cells: list[Cell], positives: Positives, ranks: dict[str, I64], fa
     found = []
     for cell in cells:
         row = report(positives, [Row(cell["mode"], "model", [ranks[_view(cell)]], 0.0, {})])[0]
-        found.append({**cell, "seed": SEED, **row["warm"], "by_age": row["by_age"], "by_clicks": row["by_clicks"], **facts})
+        found.append(
+            {**cell, "seed": SEED, **row["warm"], "by_age": row["by_age"], "by_clicks": row["by_clicks"], **facts}
+        )
     return found
 
 

@@ -22,7 +22,10 @@ def page(cells: Cells) -> str:
     parts = [
         ("What is served is so old (recall_at_10 / _50)", _by_sync(cells)),
         ("At sync = every batch (recall_at_10 / _50 / _100)", _by_mode(cells)),
-        ("Globo, articles clicked first less than an hour ago, first click left out (recall_at_10 / _50)", _young(cells)),
+        (
+            "Globo, articles clicked first less than an hour ago, first click left out (recall_at_10 / _50)",
+            _young(cells),
+        ),
         ("By the item's age since its first click (recall_at_50)", _by_age(cells)),
         ("Cost", _cost(cells)),
     ]
@@ -40,7 +43,7 @@ def _key(data: str, mode: str, sync: str, stale: str = "all") -> Key:
 
 def _figures(found: Mapping[str, float | None] | None, ks: Sequence[int]) -> str:
     if not found or found["recall_at_50"] is None:
-        return "–"
+        return "-"
     return " / ".join(f"{found[f'recall_at_{k}']:.1f}" for k in ks)
 
 
@@ -51,7 +54,9 @@ def _by_sync(cells: Cells) -> str:
         [sync, *(_figures(cells.get(_key(data, PRODUCT, sync, stale)), KS[:2]) for data, stale in columns)]
         for sync in STEPS
     ]
-    lines.append([POPULARITY, *(_figures(cells.get(_key(data, POPULARITY, EVERY)), KS[:2]) for data in DATA_SETS), "", ""])
+    lines.append(
+        [POPULARITY, *(_figures(cells.get(_key(data, POPULARITY, EVERY)), KS[:2]) for data in DATA_SETS), "", ""]
+    )
     return _table(head, lines)
 
 
@@ -88,10 +93,9 @@ def _cost(cells: Cells) -> str:
     lines = []
     for data in DATA_SETS.values():
         runs = {key[1]: cell for key, cell in cells.items() if key[0] == data.name and "run_cpu_s" in cell}
-        lines += [
-            [f"{data.title}, {mode}", f"{c['samples']:,}", str(c["warm_up_cpu_s"]), str(c["run_cpu_s"]), str(c["cells_of_run"])]
-            for mode, c in runs.items()
-        ]
+        for mode, cell in runs.items():
+            figures = [f"{cell[name]:,}" for name in ("samples", "warm_up_cpu_s", "run_cpu_s", "cells_of_run")]
+            lines.append([f"{data.title}, {mode}", *figures])
     return _table(["run", "samples", "warm-up, CPU s", "scored half, CPU s", "cells"], lines)
 
 

@@ -1,4 +1,4 @@
-"""A learner on its course through a data set's samples, as `headrace evaluate` runs it, that can change its ways midway.
+"""A learner on its course through a data set's samples, as in `headrace evaluate`, that can change its ways midway.
 
     warm-up: first half of the positives        scored: second half
     |------------- IDs + nightly --------------|---- IDs + nightly ----|
@@ -18,11 +18,11 @@ from typing import Literal
 
 import numpy as np
 
+from benchmarks.served import I64, Rings, View
 from contract.messages import HardNegatives, Sample
 from contract.settings import Settings
 from headrace.evaluate import NOT_SCORED
 from headrace.world import World
-from benchmarks.served import I64, Rings, View
 from trainer.batch import Batch
 from trainer.days import Days
 from trainer.evaluate import Recall
@@ -93,13 +93,13 @@ class Watched(Learner):
         return loss
 
     def _score(self, batch: Batch, known: I64, first: np.ndarray, pairs: Pairs) -> None:
-        super()._score(batch, known, first, pairs)
         self.rings.add(batch.samples)
         at = self.begin + np.flatnonzero(first)
+        for view in self.views:  # before the learner's own scoring, which lets the prior's weights learn
+            self.by_view[view.name][at] = view.ranks(self, batch, known, pairs, self.rings, self.now_ms)[first]
+        super()._score(batch, known, first, pairs)
         if len(at):
             self.own[at] = self.last.last
-        for view in self.views:
-            self.by_view[view.name][at] = view.ranks(self, batch, known, pairs, self.rings, self.now_ms)[first]
 
 
 class Course:
@@ -147,8 +147,6 @@ class Course:
         self.done = end
 
     def _full_update(self) -> None:
-        day, since = (
-            [self.samples[number] for number in picks.offset.tolist()] for picks in self.days.take()
-        )
+        day, since = ([self.samples[number] for number in picks.offset.tolist()] for picks in self.days.take())
         self.learner.full_update(day, since)
         self.full_updates += 1

@@ -125,7 +125,7 @@ def user_vectors(learner: Learner, served: Tables, batch: Batch) -> Tensor:
     user = torch.from_numpy(batch.user)  # [B]
     has_row = user < served.known["users"]  # [B]
     own = served.rows["users"][torch.where(has_row, user, 0)] * has_row.unsqueeze(1)  # [B, D]
-    batch = _known_only(batch, served.known["items"])
+    batch = _known_only(batch, served.alive)
     weights = decay_weights(batch.history_lengths, learner.model.history_decays)  # m of [P]
     bag = bags(served.rows["items"], torch.from_numpy(batch.history), batch.history_lengths, weights)  # [B, m * D]
     flat, lengths = learner.state.profile_tokens.flat(batch.profile)
@@ -154,12 +154,15 @@ def scores_of(learner: Learner, users: Tensor, tables: Tables, counted: Counted)
 def with_histories(batch: Batch, histories: list[list[int]]) -> Batch:
     """The batch with other histories: item rows, newest first, -1 unknown."""
     lengths = np.array([len(one) for one in histories], np.int64)
-    return replace(batch, history=np.array([row for one in histories for row in one], np.int64), history_lengths=lengths)
+    return replace(
+        batch, history=np.array([row for one in histories for row in one], np.int64), history_lengths=lengths
+    )
 
 
-def _known_only(batch: Batch, rows: int) -> Batch:
-    """The batch with those items left out of its histories that have no row below `rows`."""
-    kept = (batch.history >= 0) & (batch.history < rows)  # [P]
+def _known_only(batch: Batch, alive: Flags) -> Batch:
+    """The batch with those items left out of its histories that are not alive [n]: the server knows no row of them."""
+    kept = (batch.history >= 0) & (batch.history < len(alive))  # [P]
+    kept[kept] = alive[batch.history[kept]]
     if kept.all():
         return batch
     owner = np.repeat(np.arange(len(batch)), batch.history_lengths)[kept]

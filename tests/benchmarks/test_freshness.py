@@ -50,8 +50,10 @@ def scored(warm: Course, mode: str, sync_ms: int, stale: frozenset[str]) -> tupl
     return course.learner.own[MIDDLE:], course.learner.by_view["v"][MIDDLE:], course
 
 
-@pytest.mark.parametrize("stale", [PARTS, frozenset(["tables"]), frozenset(["counts"]), frozenset(["histories"])])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("mode", "stale"),
+    [(mode, PARTS) for mode in MODES] + [("IDs + nightly", frozenset([part])) for part in sorted(PARTS)],
+)
 def test_synchronised_all_the_time_is_fresh(warm: Course, mode: str, stale: frozenset[str]) -> None:
     """A server synchronised every millisecond ranks each sample as the learner itself does, in every mode."""
     fresh, viewed, _ = scored(warm, mode, 1, stale)
