@@ -81,7 +81,7 @@ def run(data: DataSet, source: Path, work: Path, results: Path, samples: int) ->
     say("read", 1, 1)
     for cell in missing:
         begun, name = time.process_time(), f"{cell['ingredient']}, seed {cell['seed']}"
-        figures = _figures(data, world, positives, cell, lambda at, n=name: say(n, at, len(world.samples)))  # type: ignore[misc]
+        figures = _figures(data, world, positives, cell, lambda at, n=name: say(n, at, len(world.samples)))
         file.add([{**cell, **figures}])
         say(f"{name}: {time.process_time() - begun:.0f} CPU seconds", 1, 1)
 

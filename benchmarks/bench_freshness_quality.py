@@ -76,7 +76,7 @@ def run(data: DataSet, source: Path, work: Path, results: Path, samples: int) ->
             continue
         begun = time.process_time()
         branch = course.fork()
-        ranks_of = _scored(branch, MODES[mode], wanted, lambda at, mode=mode: say(mode, at, len(world.samples)))  # type: ignore[misc]
+        ranks_of = _scored(branch, MODES[mode], wanted, lambda at, mode=mode: say(mode, at, len(world.samples)))
         facts = {
             "full_updates": branch.full_updates - course.full_updates,
             "warm_up_full_updates": course.full_updates,

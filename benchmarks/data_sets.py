@@ -50,7 +50,7 @@ def read(data: DataSet, source: Path, work: Path, settings: Settings, samples: i
     target = work / data.name
     if not (target / "done").exists():
         target.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, ROOT / "examples" / data.converter, source / data.folder, target]
+        command = [sys.executable, str(ROOT / "examples" / data.converter), str(source / data.folder), str(target)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
         (target / "done").touch()
     world = read_world(target, settings)

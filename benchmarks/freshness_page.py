@@ -114,7 +114,9 @@ def plot(path: Path, cells: Cells) -> None:
             if cell := cells.get(_key(data.name, mode, EVERY)):
                 name = f"{mode}, every batch" if mode != POPULARITY else "popularity, up to date"
                 axes.axhline(cell["recall_at_50"], color="grey", lw=1, ls=style, label=name)
-        axes.set(title=data.title, ylim=(0, None))
+        axes.margins(y=0.08)
+        axes.set_title(data.title)
+        axes.set_ylim(bottom=0)
         axes.set_xticks(range(len(STEPS)), [*STEPS[:-1], NEVER], rotation=45, ha="right")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("recall_at_50, per cent")

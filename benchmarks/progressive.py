@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from benchmarks.served import I64, Rings, View
+from benchmarks.served import Rings, View
 from contract.messages import HardNegatives, Sample
 from contract.settings import Settings
 from headrace.evaluate import NOT_SCORED
@@ -26,6 +26,7 @@ from headrace.world import World
 from trainer.batch import Batch
 from trainer.days import Days
 from trainer.evaluate import Recall
+from trainer.frequency import I64
 from trainer.learner import Learner, Pairs
 from trainer.model import Model
 from trainer.self_supervision import Catalogue
