@@ -17,10 +17,10 @@ def between(name: str) -> str:
 
 
 def test_freshness_tables_are_the_results() -> None:
-    """The tables are made from the committed cells, none of which is missing or of another benchmark."""
+    """The tables are made from the committed cells, all of which are the benchmark's; one that is missing is a dash."""
     file = ResultsFile(ROOT / bench_freshness_quality.RESULTS, bench_freshness_quality.KEY)
     cells = file.cells()
-    assert set(cells) == {file.key(cell) for data in DATA_SETS.values() for cell in cells_of(data)}
+    assert set(cells) <= {file.key(cell) for data in DATA_SETS.values() for cell in cells_of(data)}
     assert between("freshness") == freshness_page.page(cells)
 
 
