@@ -2,7 +2,8 @@
 
 `python -m benchmarks.bench_ablation DATA` with DATA a directory that holds kuairand-pure, ml-1m and globo-news (--only
 NAME for one of them). Finished cells (one data set, one ingredient, one seed) are lines of --results; started again, it
-goes on. `--page` prints the table. Ways of updating are left out in the scored half only: see progressive.py.
+goes on. `--page` prints the table. Shipped defaults, whatever the data. Ways of updating are left out in the scored
+half only: see progressive.py.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from typing import Any
 import msgspec
 import torch
 
-from benchmarks.data_sets import DATA_SETS, DataSet, read, settings_of
+from benchmarks.data_sets import DATA_SETS, DataSet, read, shipped
 from benchmarks.progress import Progress, in_processes
 from benchmarks.progressive import MODES, Course, Mode
 from benchmarks.results_file import Cell, Key, ResultsFile
@@ -47,7 +48,7 @@ INGREDIENTS = {
     "all of them": Without(),
     "without prior (log q instead)": Without({"model.correction": "logq"}),
     "without prior and log q": Without({"model.correction": "none"}),
-    "without learned half-lives (one, 5,000)": Without({"model.prior_half_lives": []}),
+    "without learned half-lives (one of 5,000 clicks)": Without({"model.prior_half_lives": []}),
     "without history": Without(history=False),
     "without user ID": Without({"train.user_rate": 0.0}),
     "without user features": Without(user_features=False),
@@ -76,19 +77,19 @@ def run(data: DataSet, source: Path, work: Path, results: Path, samples: int) ->
     if not missing:
         return
     say = Progress(data.name)
-    world = read(data, source, work, settings_of(data), samples)
+    world = read(data, source, work, shipped(), samples)
     positives = positives_of(world.samples, [item.item_id for item in world.items], actions=("click",))
     say("read", 1, 1)
     for cell in missing:
         begun, name = time.process_time(), f"{cell['ingredient']}, seed {cell['seed']}"
-        figures = _figures(data, world, positives, cell, lambda at, n=name: say(n, at, len(world.samples)))
+        figures = _figures(world, positives, cell, lambda at, n=name: say(n, at, len(world.samples)))
         file.add([{**cell, **figures}])
         say(f"{name}: {time.process_time() - begun:.0f} CPU seconds", 1, 1)
 
 
-def _figures(data: DataSet, world: World, positives: Positives, cell: Cell, progress: Any) -> dict[str, Any]:
+def _figures(world: World, positives: Positives, cell: Cell, progress: Any) -> dict[str, Any]:
     begun, without = time.process_time(), INGREDIENTS[cell["ingredient"]]
-    settings = settings_of(data, {**without.settings, "train.seed": cell["seed"]})
+    settings = shipped({**without.settings, "train.seed": cell["seed"]})
     course, middle = Course(_stripped(world, without), settings), int(positives.sample[len(positives) // 2])
     course.go(middle, progress)
     course.learner.moves, course.nightly = without.mode.moves, without.mode.nightly

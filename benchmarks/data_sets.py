@@ -43,6 +43,11 @@ def settings_of(data: DataSet, changed: Mapping[str, Any] | None = None) -> Sett
     return load({**settings_file.read(file if file.exists() else None), "train.threads": 1, **(changed or {})})
 
 
+def shipped(changed: Mapping[str, Any] | None = None) -> Settings:
+    """Shipped settings, whatever the data; one torch thread."""
+    return load({"train.threads": 1, **(changed or {})})
+
+
 def read(data: DataSet, source: Path, work: Path, settings: Settings, samples: int) -> World:
     """Convert a data set into `work` unless it is there, read and join it; the first `samples` of it, 0 for all."""
     if not (source / data.folder).is_dir():
