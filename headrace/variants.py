@@ -37,9 +37,9 @@ _ALL = (
     Variant("no-context", "request context unknown", context=False),
     Variant("no-features", "IDs and history only", context=False, user_features=False, item_features=False),
     Variant("nightly-only", "full updates, ID rows rest in between", {"train.incremental_rate": 0.0}),
-    Variant("no-full", "ID rows online, no full updates", full_updates=False),
+    Variant("no-full", "ID rows online, no full update ever: towers stay untrained", full_updates=False),
     Variant(
-        "frozen", "no updates: counts and histories alone move", {"train.incremental_rate": 0.0}, full_updates=False
+        "frozen", "no update ever: counts and histories alone move", {"train.incremental_rate": 0.0}, full_updates=False
     ),
     Variant("all-online", "all parameters online, no full updates", full_updates=False, all_online=True),
     Variant("no-self-supervision", "item tower without self-supervision", {"full.self_weight": 0.0}),

@@ -5,8 +5,10 @@ user's earlier positives (timestamp strictly less) are left out of the ranking; 
 that is not yet in the catalogue is a miss. rank = number of items that score at least as high, the positive included.
 """
 
+from array import array
 from collections import deque
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,18 @@ MISS = np.iinfo(np.int64).max
 F32 = npt.NDArray[np.float32]
 
 
+NOTHING: dict[int, int] = {}
+NO_ITEMS: I64 = np.zeros(0, np.int64)
+
+
+class _Flat(NamedTuple):
+    """A user's positives as arrays; `liked` is the dictionary that they repeat."""
+
+    liked: dict[int, int]
+    items: "array[int]"
+    ts_ms: "array[int]"
+
+
 class Positives:
     """What each user row has clicked first, and when: the newest POSITIVES_MAX of a user, the oldest go first.
 
@@ -30,6 +44,7 @@ class Positives:
 
     def __init__(self) -> None:
         self.by_user: dict[int, dict[int, int]] = {}
+        self._flat: dict[int, _Flat] = {}  # the same as arrays, as far as they were asked for
 
     def __deepcopy__(self, _: Any) -> "Positives":
         copied = Positives()
@@ -46,22 +61,41 @@ class Positives:
                 first[place] = True
                 while len(liked) > POSITIVES_MAX:
                     del liked[next(iter(liked))]
+                    self._flat.pop(user, None)
         return first
 
     def pairs(self, users: I64) -> tuple[I64, I64, I64]:
         """All (place in users, item, ts) of users [B], flat: three arrays [P]."""
-        liked = [self.by_user.get(user, {}) for user in users.tolist()]
-        lengths = np.fromiter(map(len, liked), np.int64, len(liked))
-        size = int(lengths.sum())
-        items = np.fromiter((i for one in liked for i in one), np.int64, size)
-        ts_ms = np.fromiter((t for one in liked for t in one.values()), np.int64, size)
-        return np.repeat(np.arange(len(users)), lengths), items, ts_ms
+        known, place = np.unique(users, return_inverse=True)  # who clicks much comes more than once
+        flat = [self._arrays(user) for user in known.tolist()]
+        lengths = np.array([len(one.items) for one in flat], np.int64)
+        items = np.concatenate([NO_ITEMS, *(np.frombuffer(one.items, np.int64) for one in flat if one.items)])
+        ts_ms = np.concatenate([NO_ITEMS, *(np.frombuffer(one.ts_ms, np.int64) for one in flat if one.items)])
+        own = lengths[place]  # [B]
+        owner = np.repeat(np.arange(len(users)), own)
+        starts = np.cumsum(lengths) - lengths
+        at = np.arange(len(owner)) - np.repeat(np.cumsum(own) - own - starts[place], own)
+        return owner, items[at], ts_ms[at]
+
+    def _arrays(self, user: int) -> "_Flat":
+        """A user's items and times in their order: what came since they were last asked for is put behind."""
+        liked = self.by_user.get(user, NOTHING)
+        flat = self._flat.get(user)
+        if flat is None or flat.liked is not liked:
+            flat = self._flat[user] = _Flat(liked, array("q", liked), array("q", liked.values()))
+        elif len(flat.items) < len(liked):
+            new = list(islice(reversed(liked.items()), len(liked) - len(flat.items)))
+            for item, ts in reversed(new):
+                flat.items.append(item)
+                flat.ts_ms.append(ts)
+        return flat
 
     def forget_items(self, items: set[int]) -> None:
         """Drop freed item rows everywhere."""
-        for liked in self.by_user.values():
+        for user, liked in self.by_user.items():
             for item in items & liked.keys():
                 del liked[item]
+                self._flat.pop(user, None)
 
     def state(self) -> dict[str, I64]:
         """Flat arrays for a checkpoint."""

@@ -112,7 +112,7 @@ class Learner:
             state.item,
             lambda text: items.get(text, -1),
             lambda text: profiles.get(text, -1),
-            state.context.admit,
+            state.context.admit_often,
             self.length,
         )
         state.grow()
@@ -230,6 +230,8 @@ class Learner:
         `pairs`: what the batch's users are known to like, see `Positives.pairs`. `catalogue`: with `everything`, add
         the self-supervised loss of some of its items.
         """
+        if not everything and not self.train.incremental_rate:
+            return 0.0  # nothing moves, and no row gets its random start
         state, tables = self.state, model.tables
         counts = state.counts.decayed(slice(0, state.items.rows))  # [N]
 
@@ -275,8 +277,7 @@ class Learner:
         b = tower(torch.cat([item_own, feature_sums], dim=1), layers, "item")  # [U + H, D]
 
         # 4. loss
-        known_sample, known_item, _ = pairs
-        mask = accidental(places, known_sample, known_item, candidates, state.of_row)  # [B, U]
+        mask = accidental(places, *pairs[:2], candidates, state.of_row)  # [B, U]
         bias = torch.from_numpy(self._bias(counts, rows, drawn_from, len(drawn), len(batch)))  # [U + H]
         hard = self._hard(batch, a, b[len(candidates) :], bias[len(candidates) :], hard_sample, hard_item)
         weights = kept(batch.samples, counts[batch.item], self.train.hot_item_keep_clicks, self.train.seed)  # [B]

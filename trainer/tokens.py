@@ -9,6 +9,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ UNKNOWN = -1  # row of a token without one: counts in a sum's divisor and adds n
 MAX_ROWS = 200_000
 MAX_BYTES = 1_200_000  # of a table's token texts: three tables in one manifest stay below DERIVED_MAX_BYTES
 TOKEN_BYTES = 5  # of a token in the manifest beside its key
+SEEN_MAX = 50_000  # sets of features whose rows are remembered
 NONE: I64 = np.zeros(0, np.int64)
 
 
@@ -46,11 +48,23 @@ class Vocabulary:
     def __init__(self, max_rows: int = MAX_ROWS) -> None:
         self.index, self.max_rows = Index(), max_rows
         self._bytes = self._counted = 0  # text of the first rows, counted up when asked for
+        self._seen: dict[bytes, I64] = {}  # rows of whole sets of features
+        self._ids = self.index.ids  # that they are rows of: a checkpoint brings others
 
     def admit(self, features: Mapping[str, Any]) -> I64:
         """Rows [n] of all tokens of an owner's features; new tokens get new rows while there is room, else UNKNOWN."""
         found = [self._row(key(t)) for group in tokens(features).values() for t in group]
         return np.array(found, np.int64) if found else NONE
+
+    def admit_often(self, features: Mapping[str, Any]) -> I64:
+        """As `admit`, quicker for features that came before: what has a row keeps it, what found no room never will."""
+        if len(self._seen) >= SEEN_MAX or self._ids is not self.index.ids:
+            self._seen, self._ids = {}, self.index.ids
+        packed = msgspec.msgpack.encode(features)
+        rows = self._seen.get(packed)
+        if rows is None:
+            rows = self._seen[packed] = self.admit(features)
+        return rows
 
     def _row(self, text: str) -> int:
         row = self.index.get(text)

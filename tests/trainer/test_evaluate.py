@@ -130,3 +130,25 @@ def test_recent_recall_forgets_old_batches() -> None:
     assert found["recall_at_10"] == found["popularity_recall_at_10"] == 0.5
     assert found["recent_recall_at_50"] == 1.0
     assert found["recent_popularity_recall_at_50"] == 0.0
+
+
+def test_pairs_are_what_is_remembered() -> None:
+    """Whatever was added, forgotten, freed or loaded in between: `pairs` gives each user's positives in their order."""
+    rng, kept = np.random.default_rng(3), Positives()
+    for turn in range(60):
+        users = rng.integers(6, size=200) * rng.integers(2, size=200)  # user 0 clicks most, past what is remembered
+        kept.add(users, rng.integers(3_000, size=200), np.arange(200) + 200 * turn)
+        if turn % 7 == 3:
+            kept.forget_items(set(rng.integers(3_000, size=50).tolist()))
+        if turn % 11 == 5:
+            kept.by_user.pop(4, None)
+        if turn % 13 == 6:
+            kept.load(kept.state())
+        asked = rng.integers(8, size=12)
+        wanted = [
+            (place, item, ts)
+            for place, user in enumerate(asked.tolist())
+            for item, ts in kept.by_user.get(user, {}).items()
+        ]
+        assert list(zip(*(part.tolist() for part in kept.pairs(asked)), strict=True)) == wanted
+    assert len(kept.by_user[0]) > 0.9 * POSITIVES_MAX

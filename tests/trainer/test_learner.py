@@ -44,6 +44,17 @@ def test_an_incremental_update_changes_the_two_id_tables_and_nothing_else(hidden
     assert changed(live, taught.state.live.tensors()) == set(live)
 
 
+def test_without_incremental_rate_no_row_moves() -> None:
+    """At rate 0 items wait for the full update: none gets the random row that learning starts from."""
+    taught, made = learner(incremental_rate=0.0), samples(600)
+    learn(taught, made[:300])
+    assert not taught.state.live.tables["items"].values.any()
+    taught.full_update(made[:300], [])
+    before = copied(taught.state.live.tensors())
+    learn(taught, made[300:])
+    assert changed(before, taught.state.live.tensors()) == set()
+
+
 def test_a_full_update_starts_from_the_last_full_model() -> None:
     """What was learned incrementally in between has no part in it: other incremental rates, same full model.
 

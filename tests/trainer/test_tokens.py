@@ -11,7 +11,7 @@ from trainer.learner import gather
 from trainer.model import token_sums
 from trainer.optimizer import gradient_of
 from trainer.packing import pack, unpack
-from trainer.table import Rows
+from trainer.table import Index, Rows
 from trainer.tokens import MAX_BYTES, UNKNOWN, Vocabulary
 
 
@@ -25,6 +25,17 @@ def test_a_full_table_knows_its_tokens_and_takes_no_new_ones() -> None:
     assert rows[-1] == UNKNOWN
     assert long.admit({"session": f"{0:040}"}).tolist() == [0]
     assert 0.9 * MAX_BYTES < len(msgspec.msgpack.encode(long.tokens())) < MAX_BYTES + 10
+
+
+def test_features_that_came_before_have_the_same_rows() -> None:
+    """Remembering sets of features changes no row: not of look-alikes, not in a full table, not after a checkpoint."""
+    sets: list[dict[str, object]] = [{"a": 1}, {"a": True}, {"a": "1"}, {"a": [1, "1"]}, {"b": 1}, {"a": 1.0}, {}]
+    plain, quick = Vocabulary(4), Vocabulary(4)
+    for features in sets * 2:
+        assert quick.admit_often(features).tolist() == plain.admit(features).tolist()
+    assert quick.index.rows == 4
+    Index.__init__(quick.index, ["1:b#1"])
+    assert quick.admit_often({"b": 1}).tolist() == [0]
 
 
 def test_an_unknown_token_is_a_zero_row_that_counts() -> None:
