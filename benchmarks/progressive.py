@@ -25,6 +25,7 @@ from headrace.evaluate import NOT_SCORED
 from headrace.world import World
 from trainer.batch import Batch
 from trainer.days import Days
+from trainer.epoch import full_update
 from trainer.evaluate import Recall
 from trainer.frequency import I64
 from trainer.learner import Learner, Pairs
@@ -93,14 +94,15 @@ class Watched(Learner):
         self.state.all_moved()
         return loss
 
-    def _score(self, batch: Batch, known: I64, first: np.ndarray, pairs: Pairs) -> None:
+    def _score(self, batch: Batch, known: I64, first: np.ndarray, pairs: Pairs) -> tuple[I64, I64]:
         self.rings.add(batch.samples)
         at = self.begin + np.flatnonzero(first)
         for view in self.views:  # before the learner's own scoring, which lets the prior's weights learn
             self.by_view[view.name][at] = view.ranks(self, batch, known, pairs, self.rings, self.now_ms)[first]
-        super()._score(batch, known, first, pairs)
+        found = super()._score(batch, known, first, pairs)
         if len(at):
             self.own[at] = self.last.last
+        return found
 
 
 class Course:
@@ -149,5 +151,5 @@ class Course:
 
     def _full_update(self) -> None:
         day, since = ([self.samples[number] for number in picks.offset.tolist()] for picks in self.days.take())
-        self.learner.full_update(day, since)
+        full_update(self.learner, day, since)
         self.full_updates += 1

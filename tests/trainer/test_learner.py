@@ -49,7 +49,7 @@ def test_without_incremental_rate_no_row_moves() -> None:
     taught, made = learner(incremental_rate=0.0), samples(600)
     learn(taught, made[:300])
     assert not taught.state.live.tables["items"].values.any()
-    taught.full_update(made[:300], [])
+    full_update(taught, made[:300], [])
     before = copied(taught.state.live.tensors())
     learn(taught, made[300:])
     assert changed(before, taught.state.live.tensors()) == set()
