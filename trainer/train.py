@@ -158,6 +158,8 @@ class Loop:
         while not self.waits() and (taken := self.merge.next()) is not None:
             self.take(taken)
             self.out.publish_if_due(self.learner.state)
+        if self.merge.caught_up() and not self.waits():
+            self.border_if_passed()  # a marker was the last that came
         late = time.monotonic() - self.pending_since > self.settings.train.max_wait_ms / 1000
         if self.pending and late and not self.waits():
             self.learn()

@@ -33,7 +33,7 @@ SCHEDULE = {
 def test_live_and_evaluate_agree(settings: SettingsFactory, tmp_path: Path) -> None:
     """Six event days through streams and trainer: six full updates judged, and recall within 0.3 points of evaluate's.
 
-    So does each verdict: the pairs of hits differ by what the partitions' order does.
+    The partitions of `samples` are read in nearly, not exactly, the order of event time: hence not the same bits.
     """
     own = settings(**SCHEDULE)
     _, facts = evaluate_model(read_world(EXAMPLE, load({})), load({}), VARIANTS["model"], lambda *_: None)
@@ -54,12 +54,13 @@ def test_live_and_evaluate_agree(settings: SettingsFactory, tmp_path: Path) -> N
     live = Recall()
     live.load(loaded[1].plain["recall"])
     for name, value in live.metrics().items():
-        if "recall" in name:
+        if "recall" in name and "recent" not in name:
             assert value == pytest.approx(facts["live_metric"][name], abs=SAME), name
     assert len(facts["gate"]) >= 5
     assert loaded[1].plain["numbers"]["candidates"] == len(facts["gate"])
-    assert loaded[1].plain["numbers"]["full_updates"] == facts["full_updates"]
-    assert (last["day"], last["outcome"]) == (facts["gate"][-1]["day"], facts["gate"][-1]["outcome"])
+    assert last["number"] == len(facts["gate"])
+    assert last["day"] == facts["gate"][-1]["day"]
+    assert last["paired"] == own.gate.min_samples
 
 
 def is_joined(stack: Stack) -> bool:

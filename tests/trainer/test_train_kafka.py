@@ -66,7 +66,7 @@ def test_killed_trainer_counts_every_sample_once(prepared: Settings) -> None:
     put(prepared, made[700:1_000])
     second = started(prepared)
     put(prepared, made[1_000:], idle=True)
-    until(lambda: lag(prepared) == 0)
+    until(lambda: lag(prepared) == 0 and updates(prepared)[-1].manifest.samples == len(made))
     assert stopped(second) == 0
 
     loaded = checkpoint.load(prepared.files / "checkpoints")
@@ -75,7 +75,7 @@ def test_killed_trainer_counts_every_sample_once(prepared: Settings) -> None:
     assert manifest.samples == len(made) == packed.plain["numbers"]["samples"]
     assert packed.plain["now"][0] == len(made)
     assert packed.plain["numbers"]["full_updates"] >= 2
-    assert packed.plain["numbers"]["candidates"] >= 3  # the last one is still on trial
+    assert packed.plain["numbers"]["candidates"] >= 3  # the last one may still be on trial
 
     found = updates(prepared)
     newest = max(u.version for u in found)
