@@ -255,7 +255,6 @@ def committed(
     """Committed offsets of a group with their metadata, without joining it; offset -1001 where there is none.
 
     Not `stable`: as they stand, without waiting for the end of a transaction that is about to move them.
-
     AdminClient.list_consumer_group_offsets does the same but takes the process down (SIGSEGV in librdkafka 2.16.0,
     rd_kafka_cgrp_op below rd_kafka_handle_OffsetFetch) when the group's coordinator is moving or loading.
     Raises UnreachableError when the coordinator does not answer in time.
