@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 COMPILE := $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode)
 PINS   := .ci/requirements.txt
 .DEFAULT_GOAL := help
-.PHONY: help install up down status test lint format faults bench pins clean
+.PHONY: help install up down status test long lint format faults bench pins clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -32,8 +32,11 @@ down: $(STAMP) ## stop what `make up` started, and nothing else
 status: $(STAMP) ## what is running, how far it is, how good it is
 	@$(BIN)/headrace status
 
-test: $(STAMP) ## all tests, on a Kafka and a Redis of their own
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+test: $(STAMP) ## the tests, on a Kafka and a Redis of their own
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long"
+
+long: $(STAMP) ## further cases of the tests, a quarter of an hour
+	@$(BIN)/python -m pytest -m long
 
 lint: $(STAMP) ## ruff, mypy strict, import-linter
 	@$(BIN)/ruff check .

@@ -100,11 +100,12 @@ def _cost(cells: Cells) -> str:
 
 
 def plot(path: Path, cells: Cells) -> None:
-    """Write recall_at_50 against the sync interval, a panel per data set, popularity and frozen beside it."""
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    """Write recall_at_50 against the sync interval, a panel per data set that was run."""
+    shown = [data for data in DATA_SETS.values() if _key(data.name, PRODUCT, EVERY) in cells]
+    figure = Figure(figsize=(1 + 4 * max(len(shown), 1), 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(DATA_SETS))
-    for axes, data in zip(panels, DATA_SETS.values(), strict=True):
+    panels = figure.subplots(1, max(len(shown), 1), squeeze=False)[0]
+    for axes, data in zip(panels, shown, strict=False):
         for stale, label in (("all", "all of it that old"), ("tables", "tables only"), ("counts", "counts only")):
             points = [(n, cells.get(_key(data.name, PRODUCT, sync, stale))) for n, sync in enumerate(STEPS)]
             drawn = [(n, cell["recall_at_50"]) for n, cell in points if cell]

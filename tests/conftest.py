@@ -26,6 +26,22 @@ from headrace.process import wait_until
 
 SettingsFactory = Callable[..., Settings]
 START_S = 60
+LONGEST = (
+    "test_schedule_kafka",
+    "test_backfill",
+    "test_serving",
+    "test_loop",
+    "test_faults",
+    "test_app",
+    "test_processor",
+    "test_up",
+    "test_produce",
+    "test_commands",
+    "test_lag_states",
+    "test_lives",
+    "test_train_kafka",
+    "test_audit",
+)
 QUICK = {
     "streams.commit_interval_ms": 50,
     "streams.session_timeout_ms": 6_000,
@@ -41,6 +57,11 @@ def pytest_configure() -> None:
     """A developer's HEADRACE_ variables are none of the tests' business."""
     for name in [n for n in os.environ if n.startswith("HEADRACE_")]:
         del os.environ[name]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take longest come first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 @contextlib.contextmanager

@@ -164,8 +164,8 @@ def test_a_fenced_worker_ends_with_one_line(settings: SettingsFactory, tmp_path:
             wait(lambda: caught_up(made), 60)
             time.sleep(stopped_s)
             zombie.resume()
-            assert first.wait(30) > 0
-            send(made, stream(200, seed=7, start_ms=START_MS + 200_000))
+            send(made, stream(200, seed=7, start_ms=START_MS + 200_000))  # its first transaction is refused
+            assert first.wait(60) > 0
             wait(lambda: second.poll() is not None or caught_up(made), 60)
             ended = logs[:1] if second.poll() is None else logs[:2]
             with command(made, logs[2]) if second.poll() is not None else contextlib.nullcontext():

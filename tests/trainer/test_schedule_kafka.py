@@ -115,15 +115,15 @@ def test_a_day_is_taken_over(straight: End) -> None:
 @pytest.mark.parametrize(
     ("point", "deadline_ms"),
     [
-        ("full.before_border:1", 0),
+        pytest.param("full.before_border:1", 0, marks=pytest.mark.long),
         ("full.after_border:1", 0),
-        ("full.trial:1", 0),
-        ("full.shadow:2", 0),
-        ("full.verdict:1", 0),
-        ("full.before_checkpoint:1", 0),
+        pytest.param("full.trial:1", 0, marks=pytest.mark.long),
+        pytest.param("full.shadow:2", 0, marks=pytest.mark.long),
+        pytest.param("full.verdict:1", 0, marks=pytest.mark.long),
+        pytest.param("full.before_checkpoint:1", 0, marks=pytest.mark.long),
         ("full.after_checkpoint:1", 0),
         ("full.catch_up:2", FAR_MS),
-        ("full.verdict:1", FAR_MS),
+        pytest.param("full.verdict:1", FAR_MS, marks=pytest.mark.long),
     ],
 )
 def test_a_trainer_that_dies_goes_on(point: str, deadline_ms: int, straight: End, settings: SettingsFactory) -> None:
@@ -137,7 +137,13 @@ def test_a_trainer_that_dies_goes_on(point: str, deadline_ms: int, straight: End
 
 
 @pytest.mark.parametrize(
-    "point", ["full.child:1", "full.progress:1", "full.before_candidate:1", "full.after_candidate:1"]
+    "point",
+    [
+        pytest.param("full.child:1", marks=pytest.mark.long),
+        "full.progress:1",
+        pytest.param("full.before_candidate:1", marks=pytest.mark.long),
+        pytest.param("full.after_candidate:1", marks=pytest.mark.long),
+    ],
 )
 def test_a_child_that_dies_is_started_again(point: str, straight: End, settings: SettingsFactory) -> None:
     """The child dies, then the trainer, too; the next child goes on from the place that was kept, to the same rows."""
