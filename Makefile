@@ -35,7 +35,7 @@ status: $(STAMP) ## what is running, how far it is, how good it is
 test: $(STAMP) ## the tests, on a Kafka and a Redis of their own
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long"
 
-long: $(STAMP) ## further cases of the tests, a quarter of an hour
+long: $(STAMP) ## further cases of the tests, some minutes
 	@$(BIN)/python -m pytest -m long
 
 lint: $(STAMP) ## ruff, mypy strict, import-linter
