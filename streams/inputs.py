@@ -79,6 +79,9 @@ class Inputs:
             self._idleness.trouble(now_s)
         self._last_turn_s = now_s
         if self._moves != moves or self.unsettled:
+            for error in filter(None, (message.error() for message in messages)):
+                if is_fatal(error):  # what came is void, but this is the only time that it is said
+                    raise KafkaException(error)
             return False
         self._sort(messages, now_s)
         return True

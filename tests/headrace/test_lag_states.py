@@ -159,6 +159,7 @@ def test_lag_fails_on_a_dead_role_and_not_on_a_running_one(settings: SettingsFac
         role.wait()
     send(mine, stream(300, seed=2))
     wait(lambda: run_lag(mine)[0] == 1)  # once the events have lain there for longer than a start takes
+    wait(lambda: {row["state"] for row in run_lag(mine)[1] if row["lag"]} == {"STOP"})  # those of every partition
     begun = time.monotonic()
     rows = [row for row in offsets.judged(mine) if row.group == mine.names.group("streams")]
     assert time.monotonic() - begun < 3
