@@ -99,12 +99,20 @@ def _has_ended(process: psutil.Process) -> bool:
 
 
 def worker_of(starter: int) -> int | None:
-    """Pid of the worker that a role's starter has forked (headrace.prefork); None while there is none."""
+    """Pid of the worker that a role's starter has forked (headrace.prefork); None while there is none.
+
+    A fork carries its parent's command line; what an import runs for a moment (torch does) has another.
+    """
     try:
-        return next(iter(map(int, Path(f"/proc/{starter}/task/{starter}/children").read_text().split())), None)
+        children = [int(pid) for pid in Path(f"/proc/{starter}/task/{starter}/children").read_text().split()]
     except OSError:  # this kernel does not tell, or there is no such process
+        children = []
         with contextlib.suppress(psutil.Error):
-            return next((child.pid for child in psutil.Process(starter).children()), None)
+            children = [child.pid for child in psutil.Process(starter).children()]
+    for pid in children:
+        with contextlib.suppress(psutil.Error):
+            if psutil.Process(pid).cmdline() == psutil.Process(starter).cmdline():
+                return pid
     return None
 
 

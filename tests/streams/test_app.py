@@ -143,7 +143,7 @@ def command(settings: Settings, log: Path) -> Iterator[subprocess.Popen[bytes]]:
         starter.wait()
 
 
-# Past the session time-out of 6 s it rejoins, and fences the other one. Twice it then hung; not since, cause not proven.
+# Past the session time-out of 6 s it rejoins, and fences the other one. Twice it then hung: cause not proven.
 @pytest.mark.parametrize("stopped_s", [0, pytest.param(9, marks=pytest.mark.long)])
 def test_a_fenced_worker_ends_with_one_line(settings: SettingsFactory, tmp_path: Path, stopped_s: int) -> None:
     """A stopped worker whose slot another process took over wakes up: it says so in one line and ends, not with 0.
