@@ -143,10 +143,9 @@ def run(
         settings.streams.port_of(slot)  # past the last port: said before Kafka is waited for
     elif slot:
         raise BadInputError(f"--slot numbers workers of streams, {role} has none: leave it out")
-    from contract import health, log  # noqa: PLC0415
+    from contract import log  # noqa: PLC0415
 
     log.set_up(role.value, settings.log_level)
-    health.listen_on(settings.pages_host)
     module = importlib.import_module(ROLE_MODULES[role.value])
     told = {"slot": slot} if role is Role.streams else {}
     prefork.run(lambda: module.run(settings, **told))

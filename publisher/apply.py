@@ -66,7 +66,7 @@ def run(settings: Settings) -> None:
 def publish(settings: Settings, stop: threading.Event) -> None:
     """Publish until `stop`; waits for Kafka and Redis to come, and to come back."""
     publisher = Publisher(settings)
-    pages = health.serve(settings.publisher.port, publisher.health)
+    pages = health.serve(settings.publisher.port, publisher.health, settings.pages_host)
     begun = False
     try:
         while not stop.is_set():

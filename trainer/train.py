@@ -59,7 +59,7 @@ def run(settings: Settings) -> None:
         if not _kafka_is_there(settings, stop):
             return
         loop = Loop(settings)
-        server = health.serve(settings.train.port, loop.health)
+        server = health.serve(settings.train.port, loop.health, settings.pages_host)
         try:
             if loop.start(stop):
                 while not stop.is_set():
