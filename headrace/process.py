@@ -98,8 +98,10 @@ def _has_ended(process: psutil.Process) -> bool:
         return True
 
 
-def worker_of(starter: int) -> int | None:
+def worker_of(starter: int, known: int | None = None) -> int | None:
     """Pid of the worker that a role's starter has forked (headrace.prefork); None while there is none.
+
+    The one that was `known` is not looked at again while it is there.
 
     A fork carries its parent's command line; what an import runs for a moment (torch does) has another.
     """
@@ -109,6 +111,8 @@ def worker_of(starter: int) -> int | None:
         children = []
         with contextlib.suppress(psutil.Error):
             children = [child.pid for child in psutil.Process(starter).children()]
+    if known in children:
+        return known
     for pid in children:
         with contextlib.suppress(psutil.Error):
             if psutil.Process(pid).cmdline() == psutil.Process(starter).cmdline():

@@ -54,7 +54,7 @@ class Child:
         """Whether the role's starter has forked a worker; each after the first is a restart."""
         if self.process is None or self.service.name not in stack.ROLES:
             return False
-        worker = worker_of(self.process.pid)
+        worker = worker_of(self.process.pid, self.record.worker)
         if worker is None or worker == self.record.worker:
             return False
         self.record.restarts += self.record.worker is not None
