@@ -72,8 +72,7 @@ def run(data: DataSet, source: Path, work: Path, results: Path, samples: int) ->
     """Compute what is missing of one data set."""
     torch.set_num_threads(1)
     file = ResultsFile(results, KEY)
-    done = file.cells()
-    missing = [cell for cell in cells_of(data) if file.key(cell) not in done]
+    missing = file.missing(cells_of(data))
     if not missing:
         return
     say = Progress(data.name)

@@ -24,6 +24,11 @@ class ResultsFile:
         found = map(_cell, self.path.read_text(encoding="utf-8").split("\n"))
         return {self.key(cell): cell for cell in found if cell is not None}
 
+    def missing(self, cells: Iterable[Cell]) -> list[Cell]:
+        """Those of some cells, without their figures, that are not finished."""
+        done = self.cells()
+        return [cell for cell in cells if self.key(cell) not in done]
+
     def key(self, cell: Mapping[str, Any]) -> Key:
         """Key of a cell."""
         return tuple(str(cell[name]) for name in self.names)
