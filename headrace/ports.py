@@ -1,11 +1,27 @@
 """Ports of this machine: whether one is free, whether a server answers there, and what its pages say."""
 
+import errno
+import itertools
+import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 LOOPBACK = "127.0.0.1"
+# Below what Linux (32768) and others (49152) lend to outgoing connections: one of those may take a port that a server
+# is to listen on, now or when it starts again.
+LISTENED = range(20_000, 32_768)
 EVERYWHERE = {"0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104  (compared, not bound)
+
+
+def _beginning_at(place: int) -> Iterator[int]:
+    """All of LISTENED in its order, again and again, from a place on."""
+    while True:
+        yield LISTENED[place % len(LISTENED)]
+        place += 1
+
+
+_others = _beginning_at(os.getpid() * 1009)  # processes that choose at the same time begin far apart
 
 
 def asked(host: str) -> str:
@@ -51,13 +67,10 @@ def answers(port: int, host: str = LOOPBACK) -> bool:
 
 
 def free(preferred: int = 0, taken: Iterable[int] = ()) -> int:
-    """Give the preferred port if it is free and not already given to somebody, else any other."""
+    """Give the preferred port if it is free and not already given to somebody, else any other, a new one each time."""
     used = set(taken)
-    if preferred and preferred not in used and is_free(preferred):
-        return preferred
-    while True:
-        with socket.socket() as probe:
-            probe.bind((LOOPBACK, 0))
-            port: int = probe.getsockname()[1]
-        if port not in used:
+    candidates = itertools.chain([preferred] if preferred else [], itertools.islice(_others, len(LISTENED)))
+    for port in candidates:
+        if port not in used and is_free(port):
             return port
+    raise OSError(errno.EADDRINUSE, f"something listens on every port from {LISTENED.start} to {LISTENED.stop - 1}")
