@@ -39,6 +39,7 @@ SETTINGS = {
     "train.max_wait_ms": 200,
     "train.checkpoint_interval_ms": 1_000,
     "full.min_samples": 100,
+    "gate.min_samples": 300,
     "publish.interval_ms": 1_000,
     "publish.max_wait_ms": 1_000,
     "publish.snapshot_deltas": 8,

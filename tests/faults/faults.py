@@ -11,7 +11,7 @@ from functools import partial
 import redis
 
 from headrace.process import wait_until
-from tests.faults import damage
+from tests.faults import damage, full
 from tests.faults.bench import Bench
 from tests.faults.traffic import MODES
 
@@ -181,4 +181,5 @@ FAULTS: dict[str, Fault] = {
     "redis_rolled_back": redis_rolled_back,
     **{mode: partial(misbehave, mode) for mode in MODES},
     **damage.FAULTS,
+    **full.FAULTS,
 }
