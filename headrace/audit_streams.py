@@ -55,7 +55,7 @@ def check(settings: Settings, progress: Progress) -> list[Check]:
     partitions = range(snapshot.partitions)
     events = max(snapshot.end("exposures", p) + snapshot.end("clicks", p) for p in partitions)
     with Slices(events) as slices:
-        audit = _Audit(rules_of(Rules, settings), snapshot, slices)
+        audit = _Audit(rules_of(settings), snapshot, slices)
         audit.read()
         for partition in partitions:
             audit.compare(partition)

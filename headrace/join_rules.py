@@ -1,23 +1,18 @@
-"""The settings that decide verdicts, as plain numbers: for the streaming core's join and for the offline one."""
-
-from typing import TypeVar
+"""The settings that decide verdicts, for the offline join; read apart from the streaming core, whose oracle that is."""
 
 from contract.settings import Settings
-from headrace import offline_times
-from streams import verdicts
-
-R = TypeVar("R", offline_times.Rules, verdicts.Rules)
+from headrace.offline_times import Rules
 
 
-def rules_of(kind: type[R], settings: Settings, *, clicks_only: bool | None = None) -> R:
-    """Rules of a join under these settings; `clicks_only` overrules join.mode."""
+def rules_of(settings: Settings) -> Rules:
+    """Rules of a join under these settings."""
     join, history = settings.join, settings.history
-    return kind(
+    return Rules(
         window_ms=join.window_ms,
         lateness_ms=join.lateness_ms,
         max_skew_ms=join.max_skew_ms,
         history_length=history.length,
         shown_exposures=history.shown_exposures,
         half_life_ms=settings.popularity.half_life_ms,
-        clicks_only=join.mode == "clicks-only" if clicks_only is None else clicks_only,
+        clicks_only=join.mode == "clicks-only",
     )

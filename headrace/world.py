@@ -1,15 +1,16 @@
 """An interchange directory as the samples that streams would make of it, in event order, without Kafka."""
 
+import dataclasses
 import gc
 from dataclasses import dataclass
 from pathlib import Path
 
 from contract.interchange import locate, merged, read
+from contract.kafka import partition_of
 from contract.messages import Exposure, Item, Sample, User
 from contract.settings import Settings
-from headrace.join_rules import rules_of
 from streams.join import Join
-from streams.verdicts import Rules
+from streams.processor import rules_of
 
 TAKE_EVERY = 2_000  # events; how often does not change what comes out
 
@@ -30,7 +31,7 @@ def read_world(directory: Path, settings: Settings) -> World:
     """Read and join a directory. Without an exposures file every click is a sample. Raises BadInputError."""
     paths = locate(directory)
     clicks_only = "exposures" not in paths or settings.join.mode == "clicks-only"
-    join = Join(rules_of(Rules, settings, clicks_only=clicks_only))
+    join = Join(dataclasses.replace(rules_of(settings), clicks_only=clicks_only))
     samples: list[Sample] = []
     passed_ms: list[int] = []
     event_ms = 0
@@ -53,11 +54,14 @@ def read_world(directory: Path, settings: Settings) -> World:
     gc.enable()
     items = [line.message for line in read(paths["items"], "items")] if "items" in paths else []
     users = [line.message for line in read(paths["users"], "users")] if "users" in paths else []
+    # Rows are given in the order in which the live trainer reads the topics, and random draws go by row: the same seed
+    # draws the same.
+    partitions = settings.kafka.partitions
     return World(
         samples,
         passed_ms,
-        [item for item in items if isinstance(item, Item)],
-        [user for user in users if isinstance(user, User)],
+        sorted((i for i in items if isinstance(i, Item)), key=lambda i: partition_of(i.item_id.encode(), partitions)),
+        sorted((u for u in users if isinstance(u, User)), key=lambda u: partition_of(u.user_id.encode(), partitions)),
         dict(join.totals),
         clicks_only,
     )

@@ -192,7 +192,8 @@ class Learner:
         if not self.state.prior.mixed or not self.model.prior_rate or not len(at):
             return
         at = self.state.rng.choice(at, min(PRIOR_SAMPLES, len(at)), replace=False)
-        self.state.prior.learn(cosines[at], item[at], alive, self.model.prior_rate)
+        whole = min(PRIOR_SAMPLES, self.train.batch)
+        self.state.prior.learn(cosines[at], item[at], alive, self.model.prior_rate, len(at) / whole)
 
     def user_vectors(self, batch: Batch) -> Tensor:
         """User vectors [B, D] under the live model, as the server would make them."""
@@ -291,9 +292,11 @@ class Learner:
             torch.from_numpy(weights.astype(np.float32)),
             hard,
         )
-        if plan is not None:
-            loss = loss + self._self_loss(plan, items, features, len(rows), len(item_flat), layers)
-        loss.backward()  # type: ignore[no-untyped-call]
+        # A sample pulls alike in a part of a batch and in a whole one. By the mean, one that came alone would pull as
+        # hard as a whole batch, and leave so much in its rows' accumulators that they hardly move again.
+        pull = loss * (len(batch) / self.train.batch)
+        own = self._self_loss(plan, items, features, len(rows), len(item_flat), layers) if plan else 0.0
+        (pull + own).backward()  # type: ignore[no-untyped-call]
 
         # 5. move what may move
         for gathered, factor in moving:
@@ -302,7 +305,7 @@ class Learner:
             self._move_layers(model, layers)
         else:
             self._touch(users.rows.numpy(), items.rows.numpy())
-        return float(loss.detach())
+        return float((loss + own).detach())
 
     def _self_loss(
         self, plan: Plan, items: Gathered, features: Gathered, row: int, token: int, layers: dict[str, Tensor]

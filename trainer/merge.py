@@ -55,6 +55,8 @@ class Lane:
 
     def passed_ms(self) -> int:
         """How far it is beyond doubt: a marker tells of the input that is ahead, what follows may be hours older."""
+        if self.queue and not isinstance(self.queue[0][1], Marker):
+            return self.turn_ms()
         caught_up = self.at_end and not self.queue
         return max(self.reached_ms, self.progress_ms) if caught_up or self.reached_ms == LONG_AGO else self.reached_ms
 
@@ -102,8 +104,9 @@ class Merge:
     def passed_ms(self) -> int | None:
         """Event time that every partition which is not idle has passed; all idle: the furthest one's.
 
-        An event taken says as much as a marker, which tells of the newest event behind it, and comes sooner: in a fast
-        replay a transaction, and so a marker, spans hours.
+        An event taken, or next, says as much as a marker, which tells of the newest event behind it, and comes sooner:
+        in a fast replay a transaction, and so a marker, spans hours. So in a backlog a day's border is seen when its
+        first sample is taken, before that is learned.
         """
         known = [lane for lane in self.lanes.values() if lane.passed_ms() != LONG_AGO]
         if not known:

@@ -81,8 +81,11 @@ class Prior:
         found: F64 = np.exp(self.logs(items)) - self.epsilon
         return found
 
-    def learn(self, cosines: np.ndarray, items: I64, alive: np.ndarray, rate: float) -> None:
-        """One step on samples before they are counted: cosines / tau [n, N], their items [n], candidates [N]."""
+    def learn(self, cosines: np.ndarray, items: I64, alive: np.ndarray, rate: float, share: float = 1.0) -> None:
+        """One step on samples before they are counted: cosines / tau [n, N], their items [n], candidates [N].
+
+        `share`: of a whole step's samples; fewer move the weights less, and are remembered less.
+        """
         parts = self._parts(slice(0, len(alive)))  # [N, H]
         added = (parts @ self.betas).astype(np.float32)  # [N]
         logits = np.where(alive, np.float32(self.gamma) * cosines + added, -np.inf)  # [n, N]
@@ -91,8 +94,8 @@ class Prior:
         surplus = chance.mean(axis=0, dtype=np.float64)  # [N] what is expected more than it came
         surplus -= np.bincount(items, minlength=len(alive)) / len(items)
         over = (chance * cosines).sum(axis=1) - cosines[np.arange(len(items)), items]  # [n]
-        gradient = np.append(surplus @ parts, over.mean())  # [H + 1]
-        self.squares = FORGET * (self.squares + gradient**2)
+        gradient = share * np.append(surplus @ parts, over.mean())  # [H + 1]
+        self.squares = FORGET**share * (self.squares + gradient**2)
         step = rate * gradient / np.sqrt(self.squares + TINY)  # [H + 1]
         self.betas = self.betas - step[:-1]
         self.gamma = min(max(self.gamma - float(step[-1]), GAMMA_MIN), GAMMA_MAX)

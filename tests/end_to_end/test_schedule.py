@@ -29,7 +29,6 @@ SCHEDULE = {
 }
 
 
-@pytest.mark.skip(reason="open: live recall_at_50 is up to 0.43 points below evaluate's in four runs of seven")
 @pytest.mark.timeout(400)
 def test_live_and_evaluate_agree(settings: SettingsFactory, tmp_path: Path) -> None:
     """Six event days through streams and trainer: six full updates judged, and recall within 0.3 points of evaluate's.

@@ -1,5 +1,6 @@
 """What learning may change, where a full update starts, and that a checkpoint is the same learner."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,38 @@ def test_without_incremental_rate_no_row_moves() -> None:
     before = copied(taught.state.live.tensors())
     learn(taught, made[300:])
     assert changed(before, taught.state.live.tensors()) == set()
+
+
+def test_a_sample_pulls_alike_however_many_come_with_it() -> None:
+    """A part of a batch leaves in its rows' accumulators what its share of a whole batch would, not a batch's worth.
+
+    Eight samples are 8 of 8 and 8 of 32: gradients four times apart, their squares sixteen times.
+    """
+    made = samples(400)
+    taught = learner(batch=8)
+    learn(taught, made[:392])
+    full_update(taught, made[:392], [])
+    part = copy.deepcopy(taught)
+    part.train = taught.train.model_copy(update={"batch": 32})
+    before = {name: taught.state.live.tables[name].acc.clone() for name in ("users", "items")}
+    for one in (taught, part):
+        one.step(list(made[392:]))
+    for name, acc in before.items():
+        of_whole, of_part = (one.state.live.tables[name].acc - acc for one in (taught, part))
+        moved = of_whole > 1e-5
+        assert moved.any()
+        assert torch.allclose(of_part[moved], of_whole[moved] / 16, rtol=0.05)
+
+
+def test_small_blocks_teach_as_much_as_whole_batches() -> None:
+    """When few clicks come and blocks are small, what is learned is as good: hits within a tenth of whole batches'."""
+    made = samples(3_000)
+    whole, small = learner(batch=64), learner(batch=64)
+    for taught, size in ((whole, 64), (small, 4)):
+        for n in range(0, len(made), size):
+            taught.step(list(made[n : n + size]))
+    found = [taught.state.recall.metrics()["recall_at_10"] for taught in (whole, small)]
+    assert found[1] > 0.9 * found[0]
 
 
 def test_a_full_update_starts_from_the_last_full_model() -> None:

@@ -102,6 +102,19 @@ def test_idle_partitions_hold_no_border() -> None:
     assert mark(1, 900, idle=False) == 900
 
 
+def test_in_a_backlog_a_border_is_seen_with_its_first_event() -> None:
+    """The first record past a border shows that every partition has passed it: none of the new day comes before."""
+    merge = Merge([0, 1, 2])
+    for p, times in enumerate(([8, 9, 13], [7, 12, 15], [11, 14])):
+        for n, ts_ms in enumerate(times):
+            merge.add(p, n, sample(ts_ms))
+    seen = []
+    for _ in range(6):
+        merge.next()
+        seen.append(merge.passed_ms())
+    assert seen == [8, 9, 11, 12, 13, 13]
+
+
 def test_a_restored_merge_goes_on() -> None:
     """Progress and idle flags survive a checkpoint."""
     merge = Merge([0, 1])

@@ -1,5 +1,7 @@
 """The count prior of several half-lives."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -85,6 +87,20 @@ def test_what_is_no_candidate_teaches_nothing() -> None:
     wanted = chance @ logs[:2] - logs[1]
     prior.learn(np.zeros((1, 3), np.float32), np.array([1]), np.array([True, True, False]), 0.0)
     assert prior.squares[0] == pytest.approx(0.99 * wanted**2, rel=1e-5)
+
+
+def test_a_part_of_a_step_weighs_its_share() -> None:
+    """A step on a quarter of the samples has a quarter of the gradient and forgets a quarter as much."""
+    prior = Prior([100.0], 100, 1.0, 0.5)
+    prior.grow(3)
+    prior.add(np.array([0, 0, 0, 1]))
+    prior.squares[:] = 1.0
+    part = copy.deepcopy(prior)
+    for one, share in ((prior, 1.0), (part, 0.25)):
+        one.learn(np.zeros((1, 3), np.float32), np.array([1]), np.ones(3, bool), 0.0, share)
+    gradient = prior.squares[0] / 0.99 - 1
+    assert gradient > 0.01
+    assert part.squares[0] == pytest.approx(0.99**0.25 * (1 + gradient / 16))
 
 
 def test_gamma_finds_the_scale() -> None:
