@@ -265,7 +265,7 @@ def run(settings: Settings, slot: int = 0) -> None:
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     app = build(settings, slot, processor, ending, failed.append, partitions)
-    worker = faust.Worker(app, loop=loop, loglevel="warn", quiet=True, redirect_stdouts=False)
+    worker = faust.Worker(app, loop=loop, override_logging=False, quiet=True, redirect_stdouts=False)
     worker.spinner = None
     try:
         worker.execute_from_commandline()
