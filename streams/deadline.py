@@ -1,8 +1,9 @@
-"""Ends this process when a transaction outlives the broker's time-out for it.
+"""Ends this process when a call into librdkafka lasts for too long.
 
-By then the broker has aborted it, or will; a new process fences it and goes on from what is committed. Nothing gentler
-helps: librdkafka's send_offsets_to_transaction may block for ever, whatever time-out it is given, after the broker was
-away (confluentinc/librdkafka #5456, #5511), and a call into C cannot be interrupted.
+A transaction that outlives the broker's time-out for it: by then the broker has aborted it, or will; a new process
+fences it and goes on from what is committed. Nothing gentler helps: send_offsets_to_transaction may block for ever,
+whatever time-out it is given, after the broker was away (confluentinc/librdkafka #5456, #5511), and a call into C
+cannot be interrupted. Likewise the closing of a consumer that was fenced: what is not committed by then never happened.
 """
 
 import os
@@ -18,8 +19,8 @@ TICK_S = 0.5
 class Deadline:
     """A context that must be left within `limit_s` of running time; time in which the process was stopped is not."""
 
-    def __init__(self, limit_s: float) -> None:
-        self._limit_s = limit_s
+    def __init__(self, what: str, limit_s: float) -> None:
+        self._what, self._limit_s = what, limit_s
         self._entries = 0
         self._inside = 0  # number of the entry; 0 outside. Only the context's user writes it
         self._thread: threading.Thread | None = None
@@ -44,5 +45,5 @@ class Deadline:
             ticks = ticks + 1 if inside and inside == seen else 0
             seen = inside
             if ticks * TICK_S > self._limit_s:
-                log.get().error("transaction hangs: this process ends, the next one goes on", seconds=self._limit_s)
+                log.get().error(f"{self._what} hangs: this process ends, the next one goes on", seconds=self._limit_s)
                 os._exit(1)

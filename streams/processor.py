@@ -19,6 +19,7 @@ from contract import crash, log
 from contract.errors import RefusedError, UnreachableError
 from contract.settings import Settings
 from streams import course, metrics
+from streams.deadline import Deadline
 from streams.feed import Feed
 from streams.fenced import fenced, is_fatal
 from streams.inputs import Inputs
@@ -34,6 +35,7 @@ COLLECT_EVERY = (
     20,
     50,
 )  # of the cycle collector: the join keeps much, and no cycles
+CLOSE_S = 20.0  # of leaving the group, the last transaction in it
 MAX_WAIT_S = 0.1  # for records, so that SIGTERM and time-outs are seen
 MIN_WAIT_S = 0.005
 
@@ -106,7 +108,8 @@ class Processor:
             self._joins.clear()
         finally:
             self._dirty.clear()
-            self._inputs.close()
+            with Deadline("closing", CLOSE_S):
+                self._inputs.close()
 
     def health(self) -> dict[str, Any]:
         """Answer of /healthz."""

@@ -59,7 +59,7 @@ class Transactions:
             "queue.buffering.max.kbytes": 262_144,
         }
         self._producer = kafka.producer(settings.kafka, **more)
-        self._deadline = Deadline(settings.streams.transaction_timeout_ms / 1000 + GRACE_S)
+        self._deadline = Deadline("transaction", settings.streams.transaction_timeout_ms / 1000 + GRACE_S)
 
     def open(self) -> None:
         """Fence and end what a dead predecessor left open; waits for Kafka."""

@@ -11,7 +11,7 @@ import sys, time
 from contract import log
 from streams.deadline import Deadline
 log.set_up("streams", "info")
-deadline = Deadline(1.0)
+deadline = Deadline("transaction", 1.0)
 for seconds in map(float, sys.argv[1:]):
     with deadline:
         time.sleep(seconds)
