@@ -61,20 +61,17 @@ class _Ranks(Recall):
         self.ranks.append(model)
 
 
-class _AllOnline(Learner):
-    """Learns every parameter with every batch."""
+class _Learner(Learner):
+    """Learns every parameter with every batch, once it is `all_online`."""
+
+    all_online = False
 
     def learn(
-        self,
-        model: Model,
-        batch: Batch,
-        pairs: Pairs,
-        *,
-        everything: bool,  # noqa: ARG002  (always)
-        catalogue: Catalogue | None = None,
+        self, model: Model, batch: Batch, pairs: Pairs, *, everything: bool, catalogue: Catalogue | None = None
     ) -> float:
-        loss = super().learn(model, batch, pairs, everything=True, catalogue=catalogue)
-        self.state.all_moved()
+        loss = super().learn(model, batch, pairs, everything=everything or self.all_online, catalogue=catalogue)
+        if self.all_online:
+            self.state.all_moved()
         return loss
 
 
@@ -83,9 +80,9 @@ def evaluate_model(
 ) -> tuple[I64, dict[str, Any]]:
     """Rank [S] of each sample that is its user's first on the item, else NOT_SCORED; and the learner's facts."""
     chosen = with_settings(settings, variant.settings)
+    begins = chosen if variant.full_updates else settings
     torch.set_num_threads(chosen.train.threads)
-    kind = _AllOnline if variant.all_online else Learner
-    learner = kind(chosen.model, chosen.train, chosen.full, chosen.history.length)
+    learner = _Learner(begins.model, begins.train, begins.full, begins.history.length)
     kept = learner.state.recall = _Ranks()
     for item in world.items:
         learner.state.catalogue(item.item_id, item.features if variant.item_features else {})
@@ -98,19 +95,24 @@ def evaluate_model(
         lambda picks: [samples[n] for n in picks.offset.tolist()],
         chosen.gate,
     )
+    scored = positives_of(samples, [], actions=ACTIONS).sample
+    turns_at = len(samples) if variant.full_updates else scored[len(scored) // 2]
     begin = 0
     for at, passed_ms in enumerate(world.passed_ms):
-        border = variant.full_updates and course.days.day_of(passed_ms) > course.days.today
-        if border or at - begin == chosen.train.batch:
+        border = at < turns_at and course.days.day_of(passed_ms) > course.days.today
+        if border or at == turns_at or at - begin == chosen.train.batch:
             course.learn(samples[begin:at], 0, range(begin, at))
             begin = at
             progress(variant.name, at, len(samples))
         if border:
             course.border(passed_ms)
+        if at == turns_at:
+            course.stop_full_updates()
+            course.learner.train = chosen.train
+            course.learner.all_online = variant.all_online  # type: ignore[attr-defined]
     course.learn(samples[begin:], 0, range(begin, len(samples)))
     progress(variant.name, len(samples), len(samples))
     ranks = np.full(len(samples), NOT_SCORED, np.int64)
-    scored = positives_of(samples, [], actions=ACTIONS).sample
     found = np.concatenate(kept.ranks) if kept.ranks else np.zeros(0, np.int64)
     if len(found) != len(scored):
         raise InternalError(

@@ -1,4 +1,8 @@
-"""Variants of the model that `headrace evaluate` compares: each leaves one ingredient out, or updates less or more."""
+"""Variants of the model that `headrace evaluate` compares: each leaves one ingredient out, or updates less or more.
+
+Those that stop full updates go their own way from the middle on, where the warm figures begin: a model of which no
+tower was ever trained is no model.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +25,7 @@ class Variant:
     context: bool = True
     user_features: bool = True
     item_features: bool = True
-    full_updates: bool = True
+    full_updates: bool = True  # False: from the middle on, and then its settings and `all_online` hold from there, too
     all_online: bool = False
 
 
@@ -37,11 +41,19 @@ _ALL = (
     Variant("no-context", "request context unknown", context=False),
     Variant("no-features", "IDs and history only", context=False, user_features=False, item_features=False),
     Variant("nightly-only", "full updates, ID rows rest in between", {"train.incremental_rate": 0.0}),
-    Variant("no-full", "ID rows online, no full update ever: towers stay untrained", full_updates=False),
+    Variant("no-full", "ID rows online, no full update in the second half", full_updates=False),
     Variant(
-        "frozen", "no update ever: counts and histories alone move", {"train.incremental_rate": 0.0}, full_updates=False
+        "frozen",
+        "no update in the second half: counts and histories alone move",
+        {"train.incremental_rate": 0.0},
+        full_updates=False,
     ),
-    Variant("all-online", "all parameters online, no full updates", full_updates=False, all_online=True),
+    Variant(
+        "all-online",
+        "all parameters online in the second half, no full updates there",
+        full_updates=False,
+        all_online=True,
+    ),
     Variant("no-self-supervision", "item tower without self-supervision", {"full.self_weight": 0.0}),
 )
 VARIANTS = {variant.name: variant for variant in _ALL}

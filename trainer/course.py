@@ -54,6 +54,10 @@ class Course:
         if self.days.passed(passed_ms) and self.trial is None:
             self._begin()
 
+    def stop_full_updates(self) -> None:
+        """Drop the one on trial; call `border` no more."""
+        self.trial = None
+
     def _begin(self) -> None:
         day, since = self.days.take()
         self.learner.state.numbers["candidates"] += 1

@@ -124,12 +124,12 @@ def test_positives_are_first_clicks() -> None:
     assert positives_of(samples, [], actions=ACTIONS).sample.tolist() == [0, 2, 4]
 
 
-def tiny(directory: Path) -> Path:
-    """A two-day world of exposures and clicks in which even users like even items."""
+def tiny(directory: Path, gap_ms: int = 250_000) -> Path:
+    """A world of two days, or of more, of exposures and clicks in which even users like even items."""
     rng = np.random.default_rng(1)
     exposures, clicks = [], []
     for number in range(600):
-        user, ts_ms = int(rng.integers(20)), START_MS + number * 250_000
+        user, ts_ms = int(rng.integers(20)), START_MS + number * gap_ms
         items = [f"i{n}" for n in rng.permutation(40)[:8]]
         exposures.append(Exposure(f"r{number}", f"u{user}", ts_ms, items, {"page": "a"}))
         liked = next((item for item in items if int(item[1:]) % 2 == user % 2), None)
@@ -193,6 +193,21 @@ def test_variants_differ(tmp_path: Path) -> None:
         n for n in VARIANTS if n not in ("model", "prior", "no-user-features") and (ranks[n] == ranks["model"]).all()
     ]
     assert same == []
+
+
+def test_what_stops_full_updates_is_the_model_until_the_middle(tmp_path: Path) -> None:
+    """Frozen, IDs only and all-online ones go on from a trained model: the first half's ranks are the model's."""
+    world = read_world(tiny(tmp_path, gap_ms=600_000), load({}))
+    settings = with_settings(load({}), {**SMALL, "train.batch": 16})
+    wanted, facts = evaluate.evaluate_model(world, settings, VARIANTS["model"], lambda *_: None)
+    scored = np.flatnonzero(wanted != evaluate.NOT_SCORED)
+    middle = scored[len(scored) // 2]
+    assert facts["full_updates"]
+    for name in ("frozen", "no-full", "all-online"):
+        ranks, facts = evaluate.evaluate_model(world, settings, VARIANTS[name], lambda *_: None)
+        assert facts["full_updates"], name
+        assert (ranks[:middle] == wanted[:middle]).all(), name
+        assert (ranks[middle:] != wanted[middle:]).any(), name
 
 
 def test_clicks_only_directory(tmp_path: Path) -> None:
