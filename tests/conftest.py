@@ -28,6 +28,7 @@ SettingsFactory = Callable[..., Settings]
 START_S = 60
 LONGEST = (
     "test_schedule_kafka",
+    "test_schedule",
     "test_backfill",
     "test_serving",
     "test_loop",
