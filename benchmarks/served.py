@@ -82,7 +82,6 @@ class Counted:
 
     added: F64  # [n]
     unclicked: float  # prior of an item without a click
-    gamma: float
     alive: Flags  # [n]
 
 
@@ -114,10 +113,9 @@ def counted_of(learner: Learner) -> Counted:
     state, model, rows = learner.state, learner.model, learner.state.items.rows
     alive = state.flags["items.alive"][:rows].copy()
     if model.correction != "prior":
-        return Counted(np.zeros(rows), 0.0, 1.0, alive)
-    gamma = state.prior.gamma if state.prior.mixed else 1.0
+        return Counted(np.zeros(rows), 0.0, alive)
     weight = float(state.prior.betas.sum()) if state.prior.mixed else model.prior_weight
-    return Counted(learner.prior(slice(0, rows)).copy(), weight * float(np.log(model.prior_epsilon)), gamma, alive)
+    return Counted(learner.prior(slice(0, rows)).copy(), weight * float(np.log(model.prior_epsilon)), alive)
 
 
 def user_vectors(learner: Learner, served: Tables, batch: Batch) -> Tensor:
@@ -146,7 +144,7 @@ def scores_of(learner: Learner, users: Tensor, tables: Tables, counted: Counted)
     added[: len(counted.added)] = counted.added
     added[~candidates] = -np.inf
     scores: F32 = np.zeros((len(users), items), np.float32)  # [B, N]
-    scores[:, : len(tables.vectors)] = (users @ tables.vectors.T).numpy() * np.float32(counted.gamma)
+    scores[:, : len(tables.vectors)] = (users @ tables.vectors.T).numpy()
     scores += added.astype(np.float32)
     return scores, candidates
 

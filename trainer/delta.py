@@ -71,7 +71,7 @@ def _manifest(state: State, shape: Shape, history_length: int, published_ms: int
         history_decays=list(shape.history_decays),
         history_length=history_length,
         hidden=shape.hidden,
-        temperature=shape.temperature / (state.prior.gamma if state.prior.mixed else 1.0),
+        temperature=shape.temperature,
         correction=shape.correction,
         prior_weight=1.0 if state.prior.mixed else shape.prior_weight,
         prior_epsilon=state.prior.epsilon if state.prior.mixed else shape.prior_epsilon,

@@ -142,7 +142,7 @@ class Learner:
     def _rank(self, batch: Batch, item: I64, left_out: tuple[I64, I64]) -> tuple[I64, np.ndarray]:
         """Ranks [B] of item rows [B], and the cosines [B, N] behind them."""
         cosines = self.cosines(self.user_vectors(batch))  # [B, N]
-        return ranks(self._sharpened(cosines) + self._added(), item, left_out), cosines
+        return ranks(cosines + self._added(), item, left_out), cosines
 
     def _rank_by(self, model: Model, batch: Batch, item: I64, left_out: tuple[I64, I64]) -> I64:
         """Ranks [B] as if another model were live; everything derived is made for it and back again."""
@@ -158,7 +158,7 @@ class Learner:
 
     def scores(self, users: Tensor) -> np.ndarray:
         """Served scores [n, N] of all item rows for user vectors [n, D]; -inf for what is no candidate."""
-        scores: np.ndarray = self._sharpened(self.cosines(users)) + self._added()
+        scores: np.ndarray = self.cosines(users) + self._added()
         return scores
 
     def cosines(self, users: Tensor) -> np.ndarray:
@@ -167,9 +167,6 @@ class Learner:
             users = users / self.model.temperature  # [n, D]
         found: np.ndarray = (users @ self.state.fresh_vectors().T).numpy()  # [n, N]
         return found
-
-    def _sharpened(self, cosines: np.ndarray) -> np.ndarray:
-        return cosines * np.float32(self.state.prior.gamma) if self.state.prior.mixed else cosines
 
     def _added(self) -> np.ndarray:
         """What is added to the cosine of each item row [N]; -inf for what is no candidate."""

@@ -103,19 +103,6 @@ def test_a_part_of_a_step_weighs_its_share() -> None:
     assert part.squares[0] == pytest.approx(0.99**0.25 * (1 + gradient / 16))
 
 
-def test_gamma_finds_the_scale() -> None:
-    """Clicks drawn from three times the towers' cosines make gamma grow from 1 to about 3."""
-    rng, prior = np.random.default_rng(4), Prior([100.0], 100, 1.0, 0.5)
-    prior.grow(ITEMS)
-    prior.betas[:] = 0
-    for _ in range(1_500):
-        cosines = rng.normal(size=(16, ITEMS)).astype(np.float32)
-        chance = np.exp(3 * cosines.astype(float))
-        items = np.array([rng.choice(ITEMS, p=row / row.sum()) for row in chance])
-        prior.learn(cosines, items, np.ones(ITEMS, bool), 0.05)
-    assert prior.gamma == pytest.approx(3, abs=0.4)
-
-
 def test_a_cleared_row_starts_anew() -> None:
     """A freed row has no clicks."""
     prior = Prior([10.0, 100.0], 10, 1.0, 0.5)
