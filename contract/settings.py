@@ -156,7 +156,7 @@ class Train(_Group):
     batch: int = Field(256, ge=2, le=65_536, description="samples of one step (B)")
     max_wait_ms: int = Field(1_000, ge=10, description="wall time after which a partial batch is learned")
     learning_rate: float = Field(0.1, gt=0, le=10, description="row-wise Adagrad, full update")
-    incremental_rate: float = Field(1.0, ge=0, le=10, description="factor on the learning rate between full updates")
+    incremental_rate: float = Field(2.0, ge=0, le=10, description="factor on the learning rate between full updates")
     user_rate: float = Field(0.05, ge=0, le=10, description="factor on the learning rate for user-ID rows")
     negatives: int = Field(
         64, ge=0, le=65_536, description="drawn negatives of one step, p proportional to clicks^0.75"
