@@ -135,10 +135,18 @@ class Fleet:
         """Start a role; streams workers and publishers get web ports of their own. Gives the member's name."""
         name = f"{role}-{slot}" if role in {"streams", "server"} else role
         slots = ["--slot", str(slot)] if role == "streams" else []
-        # Slots count their web port up from the setting's; what lies there may be taken, so each has one of its own.
-        own = {"HEADRACE_STREAMS__PORT": str(ports.free() - slot)} if slot else {}
+        own = {"HEADRACE_STREAMS__PORT": str(self._streams_port(slot))} if slot else {}
         self.add(name, [*HEADRACE, "run", role, *slots], environment=own)
         return name
+
+    def _streams_port(self, slot: int) -> int:
+        """A setting from which the slot counts up to a free port; it may be none of the other settings."""
+        settings = self.settings
+        above = settings.streams.port_of(slot) - settings.streams.port
+        used = {settings.train.port, settings.publisher.port, settings.server.port}
+        while (port := ports.free() - above) in used:
+            pass
+        return port
 
     def watch(self) -> None:
         """Start again whatever ends, from now on."""
