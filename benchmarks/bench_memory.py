@@ -25,7 +25,6 @@ from benchmarks.local_stack import own_kafka
 from contract import kafka, log
 from contract.messages import Click, Exposure, encode_json
 from contract.settings import Settings, environment_of, load
-from headrace import prefork
 from streams.join import Join
 from streams.processor import Processor, rules_of
 
@@ -120,7 +119,6 @@ def _produce(settings: Settings, events: int, step_us: int) -> None:
 
 def work() -> None:
     """One worker until standard input ends."""
-    prefork.few_arenas()  # as the role's starter does
     settings, ending = load(), threading.Event()
     log.set_up("streams", "error")
 

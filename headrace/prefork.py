@@ -12,7 +12,6 @@ Importing torch takes seconds, a fork takes milliseconds and shares the memory. 
 and forking after imports is not safe on macOS): elsewhere the role runs in the process that was started.
 """
 
-import contextlib
 import ctypes
 import gc
 import os
@@ -28,8 +27,6 @@ PASSED_ON = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 WAITED_FOR = PASSED_ON | {signal.SIGCHLD}
 WELL_S = 2.0  # who was killed after running for so long is forked again at once
 PR_SET_PDEATHSIG = 1
-M_ARENA_MAX = -8
-ARENAS = 2  # glibc's default is eight a core: what Kafka's threads free in one is not used in the others
 FROM_KERNEL = 0  # sender of a Ctrl-C: the terminal has sent it to the worker too
 
 
@@ -38,7 +35,6 @@ def run(work: Callable[[], None]) -> None:
     if sys.platform != "linux":
         work()
         return
-    few_arenas()
     gc.freeze()  # what was imported is never garbage: its pages stay shared
     signal.pthread_sigmask(signal.SIG_BLOCK, WAITED_FOR)
     starter, kills = os.getpid(), 0
@@ -57,12 +53,6 @@ def run(work: Callable[[], None]) -> None:
         if kills and signal.sigtimedwait(PASSED_ON, backoff.delay_s(kills)):
             sys.exit(0)  # told to end while there was nothing to end
         crash.arm()
-
-
-def few_arenas() -> None:
-    """Keep this process and its forks from growing by fragments; a C library that is not glibc goes without."""
-    with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
 
 
 def _die_with(starter: int) -> None:
