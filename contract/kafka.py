@@ -3,6 +3,7 @@
 Sources: librdkafka CONFIGURATION.md; KIP-98 (transactions); Kafka's DefaultPartitioner (murmur2).
 """
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, cast
@@ -36,6 +37,7 @@ NO_LEADER = (
     KafkaError._NOENT,  # noqa: SLF001  (librdkafka's own "no leaders found"; no public name for it)
 )
 LEADER_S = 15.0
+LIBRDKAFKA = logging.getLogger("librdkafka")  # heard when its client is polled; else it writes to standard error itself
 END_OF_PARTITION = KafkaError._PARTITION_EOF  # noqa: SLF001  (no public name for it)
 
 
@@ -76,6 +78,7 @@ def producer(kafka: Kafka, **more: Any) -> Producer:
         "enable.idempotence": True,
         "compression.type": "lz4",
         "message.max.bytes": 2 * DERIVED_MAX_BYTES,  # the broker's limit is the one that counts
+        "logger": LIBRDKAFKA,
     }
     return Producer(client_config(kafka) | config | _dotted(more))
 
@@ -92,13 +95,14 @@ def consumer(kafka: Kafka, group: str, **more: Any) -> Consumer:
         "fetch.queue.backoff.ms": 5,  # the default of one second stalls a fast loop
         "fetch.wait.max.ms": 100,  # the end of a quiet partition is told so late
         "enable.partition.eof": True,
+        "logger": LIBRDKAFKA,
     }
     return Consumer(client_config(kafka) | config | _dotted(more))
 
 
 def admin(kafka: Kafka) -> AdminClient:
-    """Build an admin client."""
-    return AdminClient(client_config(kafka))
+    """Build an admin client; it logs nothing, for its answers say what failed and nobody polls it."""
+    return AdminClient(client_config(kafka) | {"log_level": 0})
 
 
 def reach(kafka: Kafka) -> AdminClient:
@@ -106,7 +110,7 @@ def reach(kafka: Kafka) -> AdminClient:
 
     Raises UnreachableError within `reach_timeout_ms`, naming what to check.
     """
-    client = AdminClient(client_config(kafka) | {"log_level": 0})  # the error says it in one line
+    client = admin(kafka)
     try:
         client.list_topics(timeout=kafka.reach_timeout_ms / 1000)
     except KafkaException as error:
@@ -255,6 +259,7 @@ def committed(
     """Committed offsets of a group with their metadata, without joining it; offset -1001 where there is none.
 
     Not `stable`: as they stand, without waiting for the end of a transaction that is about to move them.
+
     AdminClient.list_consumer_group_offsets does the same but takes the process down (SIGSEGV in librdkafka 2.16.0,
     rd_kafka_cgrp_op below rd_kafka_handle_OffsetFetch) when the group's coordinator is moving or loading.
     Raises UnreachableError when the coordinator does not answer in time.

@@ -15,23 +15,26 @@ LONG_AGO_S = -1e9
 class Seldom(logging.Handler):
     """Libraries' warnings and errors as lines like ours; each place in their code speaks once in SELDOM_S.
 
-    While Kafka is away, its clients say so ten times a second. `unsaid` counts what was kept back.
+    While Kafka is away, its clients say so ten times a second. `unsaid` counts what was kept back. What librdkafka says
+    is heard wherever its client is polled, and how it begins ("FAIL", "MAXPOLL") tells what it is about.
     """
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._said: dict[tuple[str, int], tuple[float, int]] = {}  # place: when, and how often not since
+        self._said: dict[tuple[str, int, str], tuple[float, int]] = {}  # place: when, and how often not since
 
     def emit(self, record: logging.LogRecord) -> None:
         """Say it, or count it."""
-        place, now = (record.pathname, record.lineno), time.monotonic()
+        text, now = record.getMessage().strip(), time.monotonic()
+        about = text.split(" ", 1)[0] if record.name == "librdkafka" else ""
+        place = (record.pathname, record.lineno, about)
         at, unsaid = self._said.get(place, (LONG_AGO_S, 0))
         if now - at < SELDOM_S:
             self._said[place] = (at, unsaid + 1)
             return
         self._said[place] = (now, 0)
         more = {"unsaid": unsaid} if unsaid else {}
-        get().log(record.levelno, record.getMessage().strip(), by=record.name, exc_info=record.exc_info, **more)
+        get().log(record.levelno, text, by=record.name, exc_info=record.exc_info, **more)
 
 
 def set_up(role: str, level: str = "info") -> None:

@@ -35,3 +35,30 @@ def test_libraries_speak_seldom_and_in_our_form() -> None:
         "applied version=42",
     ]
     assert "ValueError: in an agent" in lines[1]
+
+
+LISTENS = """
+import time
+from contract import kafka, log
+from contract.settings import load
+log.set_up("server")
+settings = load({"kafka.bootstrap_servers": "127.0.0.1:1"})
+clients = kafka.producer(settings.kafka), kafka.consumer(settings.kafka, "nobody")
+clients[1].subscribe(["clicks"])
+until = time.monotonic() + 3
+while time.monotonic() < until:
+    clients[0].poll(0.1)
+    clients[1].consume(1, 0.1)
+"""
+
+
+def test_librdkafka_speaks_like_any_library() -> None:
+    """While no broker answers, its clients write a line each in ten seconds, as logfmt, and nothing of their own."""
+    found = subprocess.run([sys.executable, "-c", LISTENS], capture_output=True, text=True, check=True)
+    lines = found.stderr.splitlines()
+    assert len(lines) == 2, found.stderr
+    for line in lines:
+        assert line.startswith("ts=")
+        assert " role=server " in line
+        assert "Connection refused" in line
+        assert " by=librdkafka" in line
