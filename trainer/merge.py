@@ -108,11 +108,10 @@ class Merge:
         in a fast replay a transaction, and so a marker, spans hours. So in a backlog a day's border is seen when its
         first sample is taken, before that is learned.
         """
-        known = [lane for lane in self.lanes.values() if lane.passed_ms() != LONG_AGO]
-        if not known:
-            return None
-        active = [lane.passed_ms() for lane in known if not lane.idle]
-        return min(active) if active else max(lane.passed_ms() for lane in known)
+        passed = [(lane.passed_ms(), lane.idle) for lane in self.lanes.values()]
+        known = [ms for ms, _ in passed if ms != LONG_AGO]
+        active = [ms for ms, idle in passed if ms != LONG_AGO and not idle]
+        return min(active) if active else max(known, default=None)
 
     def caught_up(self) -> bool:
         """Nothing is queued and every partition is at its end."""
