@@ -21,14 +21,14 @@ import numpy as np
 from benchmarks.served import Rings, View
 from contract.messages import HardNegatives, Sample
 from contract.settings import Settings
-from headrace.evaluate import NOT_SCORED
+from headrace.evaluate import NOT_SCORED, OnlineLearner
 from headrace.world import World
 from trainer.batch import Batch
 from trainer.days import Days
 from trainer.epoch import full_update
 from trainer.evaluate import Recall
 from trainer.frequency import I64
-from trainer.learner import Learner, Pairs
+from trainer.learner import Pairs
 from trainer.model import Model
 from trainer.self_supervision import Catalogue
 
@@ -63,7 +63,7 @@ class _Last(Recall):
         self.last = model
 
 
-class Watched(Learner):
+class Watched(OnlineLearner):
     """A learner whose incremental steps move the ID rows, everything or nothing, and that notes every rank."""
 
     def __init__(self, settings: Settings, samples: int) -> None:
@@ -88,11 +88,8 @@ class Watched(Learner):
         """Learn as `moves` says; a full update learns everything in any case."""
         if not everything and self.moves == "nothing":
             return 0.0
-        if everything or self.moves == "ids":
-            return super().learn(model, batch, pairs, everything=everything, catalogue=catalogue)
-        loss = super().learn(model, batch, pairs, everything=True)
-        self.state.all_moved()
-        return loss
+        self.all_online = self.moves == "everything"
+        return super().learn(model, batch, pairs, everything=everything, catalogue=catalogue)
 
     def _score(self, batch: Batch, known: I64, first: np.ndarray, pairs: Pairs) -> tuple[I64, I64]:
         self.rings.add(batch.samples)

@@ -61,7 +61,7 @@ class _Ranks(Recall):
         self.ranks.append(model)
 
 
-class _Learner(Learner):
+class OnlineLearner(Learner):
     """Learns every parameter with every batch, once it is `all_online`."""
 
     all_online = False
@@ -69,6 +69,7 @@ class _Learner(Learner):
     def learn(
         self, model: Model, batch: Batch, pairs: Pairs, *, everything: bool, catalogue: Catalogue | None = None
     ) -> float:
+        """Learn a block; all parameters with it, if so wanted."""
         loss = super().learn(model, batch, pairs, everything=everything or self.all_online, catalogue=catalogue)
         if self.all_online:
             self.state.all_moved()
@@ -82,7 +83,7 @@ def evaluate_model(
     chosen = with_settings(settings, variant.settings)
     begins = chosen if variant.full_updates else settings
     torch.set_num_threads(chosen.train.threads)
-    learner = _Learner(begins.model, begins.train, begins.full, begins.history.length)
+    learner = OnlineLearner(begins.model, begins.train, begins.full, begins.history.length)
     kept = learner.state.recall = _Ranks()
     for item in world.items:
         learner.state.catalogue(item.item_id, item.features if variant.item_features else {})
