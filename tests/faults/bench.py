@@ -5,7 +5,7 @@ import random
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from contract.settings import Settings, load
 from headrace import local_kafka, local_redis, ports
 from headrace.process import wait_until
 from tests.faults.feeder import Feeder
-from tests.faults.fleet import Fleet
+from tests.faults.fleet import Fleet, Member
 from tests.faults.prober import Prober
 from tests.faults.recovery import Recoveries
 from tests.faults.traffic import Traffic
@@ -96,6 +96,15 @@ class Bench:
             self.note("not caught up")
         else:
             self.catch_ups.append(found / live_per_s)
+
+    def see_death(self, point: str, member: Member, counted: str, reached: Callable[[], bool], limit_s: float) -> None:
+        """Wait until a process has died at a point; count the kill and measure its role's recovery, or note it."""
+        if wait_until(reached, limit_s):
+            self.fleet.kills[counted] += 1
+            self.recoveries.measure(member.name.split("-", maxsplit=1)[0], time.monotonic())
+        else:
+            member.crash_point.unlink(missing_ok=True)
+            self.note(f"not reached: {point}")
 
     def note(self, text: str) -> None:
         """Remember something that happened, for the account."""

@@ -63,12 +63,8 @@ def kill_point(name: str, point: str, bench: Bench) -> None:
     """Kill a process and let it die once more at a named point."""
     died = bench.fleet.crash_at(name, point, bench.draw.randint(1, 3))
     member = bench.fleet.members[name]
-    if wait_until(lambda: member.deaths() >= died + 2, REACHED_S):
-        bench.recoveries.measure(name.split("-", maxsplit=1)[0], time.monotonic())
-        bench.fleet.kills[name.split("-", maxsplit=1)[0]] += 1
-    else:
-        member.crash_point.unlink(missing_ok=True)
-        bench.note(f"not reached: {point}")
+    role = name.split("-", maxsplit=1)[0]
+    bench.see_death(point, member, role, lambda: member.deaths() >= died + 2, REACHED_S)
 
 
 def terminate(bench: Bench) -> None:

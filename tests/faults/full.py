@@ -1,6 +1,5 @@
 """Faults of the full update: it is asked for, and its process or the trainer dies at one point of it."""
 
-import time
 import uuid
 from collections.abc import Callable
 from functools import partial
@@ -49,12 +48,7 @@ def _ask(bench: Bench) -> None:
 
 
 def _see_through(bench: Bench, point: str, trainer: Member, judged: int, reached: Callable[[], bool]) -> None:
-    if wait_until(reached, REACHED_S):
-        bench.fleet.kills["full update" if point in OF_CHILD else "trainer"] += 1
-        bench.recoveries.measure("trainer", time.monotonic())
-    else:
-        trainer.crash_point.unlink(missing_ok=True)
-        bench.note(f"not reached: {point}")
+    bench.see_death(point, trainer, "full update" if point in OF_CHILD else "trainer", reached, REACHED_S)
     if not wait_until(lambda: _said(trainer, JUDGED) > judged, JUDGED_S):
         bench.note(f"no verdict after {point}")
 
