@@ -3,7 +3,10 @@
     core   streams.join alone, fed as the loop feeds it
     loop   the whole worker on a Kafka of its own: reading, closing windows, outcomes, counts, histories, commits
 
-Event time runs so that one window holds `--window-events` exposures. Users and items are bounded sets, for counts and
+Event time runs so that one window holds `--window-events` exposures. "After a window" is when the first of them have
+been read, closed, forgotten (window + 2 x lateness after they were shown: JOIN.md) and the transaction that says so is
+committed; until then the state only fills. The loop's size at every window count of `AT_WINDOWS` is printed as well,
+that of the half-filled state among them. Users and items are bounded sets, for counts and
 histories are kept for good, and so few that all histories are full within a window. A little traffic on `clicks`
 (orphans of a few users) keeps event time moving there too.
 """
@@ -26,13 +29,14 @@ from contract import kafka, log
 from contract.messages import Click, Exposure, encode_json
 from contract.settings import Settings, environment_of, load
 from streams.join import Join
-from streams.processor import Processor, rules_of
+from streams.processor import MAX_EVENTS, Processor, rules_of
 
 PARTITIONS = 4
 START_MS = 1_700_000_000_000
 USERS, ITEMS, CLICKERS = 5_000, 5_000, 64
 CLICK_EVERY = 50
 TAKE_EVERY = 5_000
+AT_WINDOWS = (1, 1.5, 2, 3, 5, 10, 20, 50)
 TARGET = 1.2
 
 
@@ -51,12 +55,18 @@ def rss_mb() -> float:
     return float(psutil.Process().memory_info().rss / 1e6)
 
 
+def filled(window_events: int, settings: Settings) -> int:
+    """Events after which as many exposures are forgotten as come, the transaction of the first included."""
+    join = settings.join
+    return window_events * (join.window_ms + 2 * join.lateness_ms) // join.window_ms + MAX_EVENTS
+
+
 def core(events: int, window_events: int, settings: Settings) -> dict[str, Any]:
     """Feed the core; RSS after one window (and its lateness) and at the end."""
     join = Join(rules_of(settings))
     step_us = settings.join.window_ms * 1_000 // window_events
     offsets = {"exposures": 0, "clicks": 0}
-    after_window, warm = 0.0, int(1.5 * window_events)
+    after_window, warm = 0.0, filled(window_events, settings)
     for n, (topic, event) in enumerate(stream(events, step_us)):
         offset, arrival_ms = offsets[topic], event.ts_ms + 1
         offsets[topic] += 1
@@ -83,6 +93,7 @@ def loop(events: int, window_events: int, settings: Settings) -> dict[str, Any]:
     producing.start()
     places = [TopicPartition(settings.names.topic("exposures"), p) for p in range(PARTITIONS)]
     after_window = peak = 0.0
+    warm, at_windows = filled(window_events, settings), dict[str, int]()
     process = psutil.Process(worker.pid)
     began = time.monotonic()
     while True:
@@ -91,8 +102,11 @@ def loop(events: int, window_events: int, settings: Settings) -> dict[str, Any]:
         done = sum(max(0, at.offset) for at in found)
         size = process.memory_info().rss / 1e6
         peak = max(peak, size)
-        if not after_window and done >= 1.5 * window_events:
+        if not after_window and done >= warm:
             after_window = size
+        for windows in AT_WINDOWS:
+            if done >= windows * window_events:
+                at_windows.setdefault(str(windows), round(size))
         if done >= events:
             break
         assert worker.poll() is None, "the worker ended"
@@ -105,6 +119,7 @@ def loop(events: int, window_events: int, settings: Settings) -> dict[str, Any]:
         "after_window_mb": round(after_window),
         "end_mb": round(size),
         "peak_mb": round(peak),
+        "mb_at_windows": at_windows,
         "events_per_s": round(events / took_s),
     }
 
