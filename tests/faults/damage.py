@@ -10,9 +10,11 @@ from confluent_kafka import Message
 
 from contract import kafka
 from contract.kafka import read_to_end
+from headrace.process import wait_until
 from tests.faults.bench import Bench
 
 LEFT_BYTES = 4_096
+TWO_CHECKPOINTS_S = 30.0
 
 
 def disk_full(bench: Bench) -> None:
@@ -31,10 +33,12 @@ def disk_full(bench: Bench) -> None:
 
 
 def corrupt_checkpoint(bench: Bench) -> None:
-    """The newest checkpoint has a flipped bit, or was cut, when the trainer comes back."""
+    """The newest checkpoint has a flipped bit, or was cut, when the trainer comes back; there is one before it."""
+    kept = bench.settings.files / "checkpoints"
+    wait_until(lambda: len(list(kept.glob("[0-9]*"))) > 1, TWO_CHECKPOINTS_S)  # a spoilt only one is a person's affair
     bench.fleet.hold("trainer")
     since = time.monotonic()
-    newest = _newest(bench.settings.files / "checkpoints", "[0-9]*")
+    newest = _newest(kept, "[0-9]*")
     if newest is not None:
         _spoil(bench.draw.choice([p for p in newest.iterdir() if p.stat().st_size]), bench.draw)
         bench.note("checkpoint corrupted")
