@@ -91,7 +91,7 @@ class Watched(OnlineLearner):
         self.all_online = self.moves == "everything"
         return super().learn(model, batch, pairs, everything=everything, catalogue=catalogue)
 
-    def _score(self, batch: Batch, known: I64, first: np.ndarray, pairs: Pairs) -> tuple[I64, I64]:
+    def _score(self, batch: Batch, known: I64, first: np.ndarray, pairs: Pairs) -> tuple[I64, I64, I64]:
         self.rings.add(batch.samples)
         at = self.begin + np.flatnonzero(first)
         for view in self.views:  # before the learner's own scoring, which lets the prior's weights learn

@@ -19,7 +19,7 @@ import numpy as np
 from contract.messages import HardNegatives, Sample
 from trainer.evaluate import Recall
 from trainer.frequency import I64
-from trainer.gate import Paired, Vectors, Verdict, flooded, judge, looked_at
+from trainer.gate import Paired, Vectors, Verdict, flooded, judge, looked_at, nobodys_taste
 from trainer.learner import Learner
 from trainer.model import Model
 
@@ -46,6 +46,13 @@ class Day(NamedTuple):
     share: float
     samples: int
     limit: float  # see gate.flooded
+    fit: Paired  # see gate.nobodys_taste
+    fit_before: Paired  # of the day before
+
+    def refusal(self) -> str:
+        """Why it is not to be learned, in words; empty when it is."""
+        flood = flooded(self.item, self.share, self.samples, self.limit)
+        return flood or nobodys_taste(self.fit, self.fit_before)
 
 
 class Trial:
@@ -76,8 +83,8 @@ class Trial:
     def _judge(self) -> Verdict:
         candidate = served_vectors(self.learner)
         verdict = judge(self.paired, self.served, candidate, self.min_samples, self.tolerance, self.rested)
-        if flood := flooded(*self.day):
-            verdict = Verdict("refused", flood)
+        if reason := self.day.refusal():
+            verdict = Verdict("refused", reason)
         if verdict.outcome != "waiting":
             self.learner.beside = None
         return verdict

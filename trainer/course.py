@@ -43,8 +43,9 @@ class Course:
     def learn(self, block: list[Sample], partition: int, offsets: range) -> None:
         """Learn a block whose samples stand at these offsets."""
         self.learner.step(list(block))
-        for offset, sample in zip(offsets, block, strict=True):
-            self.days.add(partition, offset, sample.ts_ms)
+        both = zip(self.learner.ranks.tolist(), self.learner.popularity_ranks.tolist(), strict=True)
+        for offset, sample, ranks in zip(offsets, block, both, strict=True):
+            self.days.add(partition, offset, sample.ts_ms, *ranks)
         if self.trial is not None:
             self.trial.step(list(block), self.learner.ranks)
             self._settle(self.trial)
@@ -64,7 +65,7 @@ class Course:
         candidate = copied(self.learner)
         served, before = served_vectors(self.learner), copy.deepcopy(candidate.state.full)
         epoch, gate = full_update(candidate, self.fetch(day), self.fetch(since)), self.gate
-        learned = Day(epoch.top, epoch.top_share, len(epoch.day), gate.item_share)
+        learned = Day(epoch.top, epoch.top_share, len(epoch.day), gate.item_share, *self.days.fits)
         self.trial = Trial(candidate, served, before, learned, gate.min_samples, gate.tolerance)
         self._taught = (self.days.today - 1, len(day.offset))
         self._settle(self.trial)

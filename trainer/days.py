@@ -2,10 +2,12 @@
 
 Kept of every sample since the last full update: partition, offset, day. A day border is passed when `Merge.passed_ms`
 is past it. Samples that come for a day already passed belong to the day that is being gathered. Days with fewer than
-`min_samples` are merged into the next; a jump over years is one border.
+`min_samples` are merged into the next; a jump over years is one border. How the model and popularity ranked each sample
+before it was learned is kept as well: the gate asks whether the day is anybody's taste.
 """
 
 from array import array
+from dataclasses import astuple
 from datetime import datetime
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
@@ -13,8 +15,10 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from trainer.frequency import I64
+from trainer.gate import K, Paired
 
 MS = 1_000
+POPULARITY, MODEL, NOT_SCORED = 1, 2, -1  # hits of a sample
 
 
 class Picks(NamedTuple):
@@ -35,14 +39,17 @@ class Days:
         self.zone, self.min_samples = ZoneInfo(time_zone), min_samples
         self.today = 0  # day ordinal of stream time; 0: before the first
         self.next_ms = 0  # event time of the next border
-        self.partition, self.offset, self.day = array("q"), array("q"), array("q")
+        self.partition, self.offset, self.day, self.hits = array("q"), array("q"), array("q"), array("b")
+        self.fits = (Paired(), Paired())  # popularity and the model: the day taken last, and the one taken before
 
     def day_of(self, ts_ms: int) -> int:
         """Ordinal of the local date."""
         return datetime.fromtimestamp(ts_ms // 1000, self.zone).toordinal()
 
-    def add(self, partition: int, offset: int, ts_ms: int) -> None:
-        """A sample is learned."""
+    def add(self, partition: int, offset: int, ts_ms: int, rank: int = 0, popularity_rank: int = 0) -> None:
+        """A sample is learned, which had these ranks before; 0: it was not ranked."""
+        hits = MODEL * (rank <= K) + POPULARITY * (popularity_rank <= K)
+        self.hits.append(hits if rank else NOT_SCORED)
         self.partition.append(partition)
         self.offset.append(offset)
         self.day.append(max(self.day_of(ts_ms), self.today))
@@ -69,8 +76,9 @@ class Days:
         over = self._days() < self.today
         partition, offset = np.array(self.partition, np.int64), np.array(self.offset, np.int64)
         day, since = Picks(partition[over], offset[over]), Picks(partition[~over], offset[~over])
-        days = self._days()[~over]
-        self.partition, self.offset, self.day = array("q", since.partition), array("q", since.offset), array("q", days)
+        hits = np.array(self.hits, np.int64)
+        self.fits = _paired(hits[over]), self.fits[0]
+        self._keep(since, self._days()[~over], hits[~over])
         return day, since
 
     def ask(self, places: list[tuple[int, int]], *, keep: bool) -> tuple[Picks, Picks]:
@@ -84,10 +92,13 @@ class Days:
         day = Picks(*(np.array(part, np.int64) for part in zip(*places, strict=True))) if places else gathered
         since = Picks(gathered.partition[~over], gathered.offset[~over])
         if not keep:
-            days = self._days()[~over]
-            arrays = (since.partition, since.offset, days)
-            self.partition, self.offset, self.day = (array("q", values.tolist()) for values in arrays)
+            self._keep(since, self._days()[~over], np.array(self.hits, np.int64)[~over])
         return day, since
+
+    def _keep(self, since: Picks, days: I64, hits: I64) -> None:
+        arrays = (since.partition, since.offset, days)
+        self.partition, self.offset, self.day = (array("q", values.tolist()) for values in arrays)
+        self.hits = array("b", hits.tolist())
 
     def _days(self) -> I64:
         return np.array(self.day, np.int64)
@@ -99,6 +110,8 @@ class Days:
             "partition": np.array(self.partition, np.int64),
             "offset": np.array(self.offset, np.int64),
             "day": self._days(),
+            "hits": np.array(self.hits, np.int64),
+            "fits": np.array([astuple(fit) for fit in self.fits], np.int64),
         }
 
     def load(self, state: dict[str, I64]) -> None:
@@ -108,3 +121,15 @@ class Days:
         self.partition, self.offset, self.day = (
             array("q", state[name].tolist()) for name in ("partition", "offset", "day")
         )
+        hits = state.get("hits", np.full(len(self.day), NOT_SCORED))  # an older checkpoint knows none
+        self.hits = array("b", hits.tolist())
+        if "fits" in state:
+            day, before = (Paired(*fit) for fit in state["fits"].tolist())
+            self.fits = day, before
+
+
+def _paired(hits: I64) -> Paired:
+    """Popularity's hits, as `served`, and the model's, as `candidate`."""
+    scored, paired = hits[hits != NOT_SCORED], Paired()
+    paired.add(np.where(scored & POPULARITY, K, K + 1), np.where(scored & MODEL, K, K + 1))
+    return paired

@@ -8,6 +8,7 @@ full/00000003/    the third candidate of this namespace
 """
 
 import shutil
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from contract.errors import DataLossError
 from trainer import checkpoint
 from trainer.checkpoint import Manifest
 from trainer.days import Picks
+from trainer.gate import Paired
 from trainer.learner import Learner
 from trainer.packing import Packed, pack, pack_features, unpack, unpack_features
 
@@ -33,6 +35,7 @@ class Border(NamedTuple):
     day: Picks
     since: Picks  # learned before the border was seen, and of a later day
     features_at: dict[str, int]  # see Follower.positions
+    fits: tuple[Paired, Paired]  # see Days.fits
 
 
 def directory(root: Path, number: int) -> Path:
@@ -40,7 +43,14 @@ def directory(root: Path, number: int) -> Path:
     return root / f"{number:0{DIGITS}d}"
 
 
-def write_border(path: Path, learner: Learner, day: Picks, since: Picks, features_at: dict[str, int]) -> None:
+def write_border(
+    path: Path,
+    learner: Learner,
+    day: Picks,
+    since: Picks,
+    features_at: dict[str, int],
+    fits: tuple[Paired, Paired] = (Paired(), Paired()),
+) -> None:
     """Write everything that the full update starts from; what an earlier run left of that number goes."""
     shutil.rmtree(path, ignore_errors=True)
     crash.point("full.before_border")
@@ -48,7 +58,8 @@ def write_border(path: Path, learner: Learner, day: Picks, since: Picks, feature
     picks = {"day": day, "since": since}
     arrays = {f"picks.{name}.{field}": a for name, pick in picks.items() for field, a in pick._asdict().items()}
     tensors = packed.tensors | pack_features(learner.state) | {n: torch.from_numpy(a) for n, a in arrays.items()}
-    _write(path / "border", Packed(tensors, packed.plain | {"features_at": features_at}))
+    plain = packed.plain | {"features_at": features_at, "fits": [astuple(fit) for fit in fits]}
+    _write(path / "border", Packed(tensors, plain))
     crash.point("full.after_border")
 
 
@@ -57,7 +68,8 @@ def read_border(path: Path) -> Border:
     packed = read(path / "border")
     if packed is None:
         raise DataLossError(f"{path / 'border'} is gone")
-    return Border(packed, _picks(packed, "day"), _picks(packed, "since"), packed.plain["features_at"])
+    day, before = (Paired(*fit) for fit in packed.plain.get("fits", ((), ())))
+    return Border(packed, _picks(packed, "day"), _picks(packed, "since"), packed.plain["features_at"], (day, before))
 
 
 def _picks(packed: Packed, name: str) -> Picks:

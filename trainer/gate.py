@@ -4,6 +4,8 @@ A candidate shadows: from its day border on, each sample is scored by both model
 `min_samples` paired samples are in, the candidate passes when nothing below holds against it, in this order:
 
     click flood      one item has more than `item_share` of the day's samples    refused at once
+    nobody's taste   popularity told the day's clicks better than the model did, and the day before it was the other way
+                     round, both beyond chance (SIGMAS standard errors)          refused at once
     not finite       NaN or infinity in its vectors                         refused at once
     vector norms     longest over NORM_MAX, or over half shorter than NORM_MIN of the items that had a direction
     item count       fewer than ITEMS_KEPT of the served model's items      refused at once
@@ -12,6 +14,9 @@ A candidate shadows: from its day border on, each sample is scored by both model
 
 The last two are different questions: what spoils a day's labels spoils the served model, too, which has learned them
 one by one, and a candidate that is merely no worse than a spoilt model is no good. A day on one item is not learned.
+Nor is one whose clicks are dealt out at random: on Globo News new articles and counts made up for what such a day
+spoilt, and both comparisons passed it. After two such days in a row the second is compared with the first and passes
+this point: a model that fell behind popularity for good must be able to learn again.
 
 Hits are paired, so chance plays less than between two separate groups; the verdict also says how many standard errors
 the difference is.
@@ -33,6 +38,7 @@ K = 50
 NORM_MIN, NORM_MAX = 0.5, 1.001  # unit vectors; a zero one belongs to an item of which nothing is known
 SHORT_SHARE = 0.5
 ITEMS_KEPT = 0.5
+SIGMAS = 3.0
 
 F32 = npt.NDArray[np.float32]
 Outcome = Literal["waiting", "passed", "refused"]
@@ -131,6 +137,21 @@ def flooded(item: str, share: float, samples: int, limit: float) -> str:
     return (
         f"item {item} has {100 * share:.0f} % of the day's {samples} samples, at most {100 * limit:.0f} % are believed "
         "(gate.item_share): a click flood"
+    )
+
+
+def nobodys_taste(day: Paired, before: Paired) -> str:
+    """Why a day's clicks are not believed, in words; empty when they are.
+
+    Both pair popularity, as `served`, with the model, as `candidate`, before it learned each click: of the day, and of
+    the day before.
+    """
+    (ahead, error), (ahead_before, error_before) = day.difference(), before.difference()
+    if ahead >= -SIGMAS * error or ahead_before <= SIGMAS * error_before:
+        return ""
+    return (
+        f"popularity told the day's clicks better than the model: {_compared(day, 'for popularity')}; the day before "
+        f"it was {ahead_before:+.4f}: clicks that follow nobody's taste"
     )
 
 

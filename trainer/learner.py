@@ -74,6 +74,7 @@ class Learner:
         )
         self.state = State(model.dim, bag_count, model.hidden, half_life, prior, train.seed, train.max_token_rows)
         self.ranks = NONE  # of the last step's records [n]: each first click's rank among all candidates, else 0
+        self.popularity_ranks = NONE  # likewise [n], by popularity
         self.beside: Model | None = None  # scores what the live model scores, and is not served
         self.beside_ranks = NONE  # likewise [n]
 
@@ -88,15 +89,15 @@ class Learner:
         state.numbers["samples"] += sum(isinstance(r, Sample) for r in records)
         chosen = [n for n, r in enumerate(records) if isinstance(r, Sample) and r.item_id not in state.withdrawn]
         samples = [s for n in chosen if isinstance(s := records[n], Sample)]
-        self.ranks = np.zeros(len(records), np.int64)
+        self.ranks, self.popularity_ranks, self.beside_ranks = np.zeros((3, len(records)), np.int64)
         if not samples:
             return None
         known = np.array([state.items.get(s.item_id) for s in samples], np.int64)  # [B], -1 new
         batch = self.batch(samples)
         first = state.positives.add(batch.user, batch.item, batch.ts_ms)
         pairs = state.positives.pairs(batch.user)  # three of [P]
-        self.beside_ranks = np.zeros(len(records), np.int64)
-        self.ranks[chosen], self.beside_ranks[chosen] = self._score(batch, known, first, pairs)
+        found = self._score(batch, known, first, pairs)
+        self.ranks[chosen], self.popularity_ranks[chosen], self.beside_ranks[chosen] = found
         loss = self.learn(state.live, batch, pairs, everything=False)
         self._count(batch, first)
         state.expire(self.train.max_user_rows, self.train.max_item_rows)
@@ -118,14 +119,14 @@ class Learner:
         state.grow()
         return batch
 
-    def _score(self, batch: Batch, known: I64, first: np.ndarray, pairs: Pairs) -> tuple[I64, I64]:
+    def _score(self, batch: Batch, known: I64, first: np.ndarray, pairs: Pairs) -> tuple[I64, I64, I64]:
         """Rank each first click among all candidates, before it is learned.
 
-        Gives the ranks [B] by the live model and by the one beside it; 0 where there is none.
+        Gives the ranks [B] by the live model, by popularity and by the model beside it; 0 where there is none.
         """
         state, none = self.state, np.zeros(len(batch), np.int64)
         if not first.any():
-            return none, none
+            return none, none, none
         alive = state.flags["items.alive"][: state.items.rows]  # [N]
         places, items, ts_ms = pairs
         earlier = (ts_ms < batch.ts_ms[places]) & alive[items]
@@ -137,7 +138,7 @@ class Learner:
         popularity = popularity_ranks(counts, alive, item, left_out)
         state.recall.add(model[first], popularity[first])
         self._learn_prior(cosines, item, alive)
-        return np.where(first, model, 0), np.where(first, beside, 0)
+        return np.where(first, model, 0), np.where(first, popularity, 0), np.where(first, beside, 0)
 
     def _rank(self, batch: Batch, item: I64, left_out: tuple[I64, I64]) -> tuple[I64, np.ndarray]:
         """Ranks [B] of item rows [B], and the cosines [B, N] behind them."""

@@ -33,7 +33,7 @@ from trainer.days import Picks
 from trainer.epoch import load_result
 from trainer.follow import Follower
 from trainer.frequency import I64
-from trainer.gate import Verdict
+from trainer.gate import Paired, Verdict
 from trainer.learner import Learner
 from trainer.merge import Taken
 from trainer.reader import records_at
@@ -84,10 +84,18 @@ class Schedule:
     # ---- what the loop does ------------------------------------------------------------------------------------------
 
     def begin(
-        self, under_way: UnderWay, learner: Learner, features_at: dict[str, int], day: Picks, since: Picks
+        self,
+        under_way: UnderWay,
+        learner: Learner,
+        features_at: dict[str, int],
+        picks: tuple[Picks, Picks],
+        fits: tuple[Paired, Paired],
     ) -> None:
-        """Write the border; the caller checkpoints, then the next `turn` starts the child."""
-        full_files.write_border(self.path(under_way), learner, day, since, features_at)
+        """Write the border, samples of the day and since; the caller checkpoints, then `turn` starts the child.
+
+        `fits` tell whether the day is anybody's taste: see Days.fits; empty ones of a full update out of turn.
+        """
+        full_files.write_border(self.path(under_way), learner, *picks, features_at, fits)
         self.under_way, self.trail = under_way, Trail()
         self._forget()
         log.get().info("full_update_begun", **msgspec.structs.asdict(under_way))
@@ -224,7 +232,7 @@ class Schedule:
         follower = Follower(settings, learner.state, self.counts, border.features_at)
         gate = settings.gate
         item, share = result.plain["top"]
-        day = Day(item, share, result.plain["day"], gate.item_share)
+        day = Day(item, share, result.plain["day"], gate.item_share, *border.fits)
         trial = Trial(learner, served, before, day, gate.min_samples, gate.tolerance)
         self.candidate = OnTrial(trial, follower)
         crash.point("full.trial")

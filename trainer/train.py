@@ -34,6 +34,7 @@ from trainer import checkpoint, metrics
 from trainer.candidate import cut_over
 from trainer.days import Days, Picks
 from trainer.follow import Follower
+from trainer.gate import Paired
 from trainer.learner import Learner
 from trainer.merge import Merge, Taken
 from trainer.outbox import Outbox
@@ -190,9 +191,10 @@ class Loop:
         records = [taken.record for taken in self.pending if not isinstance(taken.record, Marker)]
         loss = self.learner.step(records)
         self.schedule.learned(self.pending, self.learner.ranks)
-        for taken in self.pending:
+        both = zip(self.learner.ranks.tolist(), self.learner.popularity_ranks.tolist(), strict=True)
+        for taken, ranks in zip(self.pending, both, strict=True):
             if isinstance(taken.record, Sample):
-                self.days.add(taken.partition, taken.offset, taken.record.ts_ms)
+                self.days.add(taken.partition, taken.offset, taken.record.ts_ms, *ranks)
         metrics.SAMPLES.inc(self.pending_samples)
         self.pending, self.pending_samples = [], 0
         self.learned, self.learned_at = True, time.monotonic()
@@ -263,7 +265,8 @@ class Loop:
         under_way = UnderWay(
             state.numbers["candidates"], border_ms, request.day or last, len(day.offset), request.id, request.dry_run
         )
-        self.schedule.begin(under_way, self.learner, self.follower.positions(), day, since)
+        fits = (Paired(), Paired()) if request.id else self.days.fits
+        self.schedule.begin(under_way, self.learner, self.follower.positions(), (day, since), fits)
         self.checkpoint()
 
     def waits(self) -> bool:

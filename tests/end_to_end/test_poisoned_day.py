@@ -73,7 +73,7 @@ def judged(world: World) -> dict[str, dict[str, Any]]:
     ("poisoned", "outcome", "words"),
     [
         (clean, "passed", "against"),
-        (shuffled, "refused", "worse by more than the tolerance 0.02"),
+        (shuffled, "refused", "clicks that follow nobody's taste"),
         (flooded, "refused", "50 % of the day's"),
     ],
 )

@@ -15,10 +15,11 @@ from trainer.candidate import Day, Trial, copied, served_vectors
 from trainer.course import Course
 from trainer.days import Days, Picks
 from trainer.epoch import Epoch, load_result
+from trainer.gate import Paired
 from trainer.learner import Learner
 from trainer.trail import Trail
 
-NO_DAY = Day("", 0.0, 0, 1.0)
+NO_DAY = Day("", 0.0, 0, 1.0, Paired(), Paired())
 NOTHING = Picks(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
@@ -50,9 +51,10 @@ def test_a_full_update_in_another_process_and_resumed_is_the_same(
         epoch.step()
     epoch.finish(some[350:400])
 
-    full_files.write_border(tmp_path, made, NOTHING, NOTHING, {"catalogue/0": 7})
+    full_files.write_border(tmp_path, made, NOTHING, NOTHING, {"catalogue/0": 7}, (Paired(9, 1, 2, 3, 4), Paired()))
     border = full_files.read_border(tmp_path)
     assert border.features_at == {"catalogue/0": 7}
+    assert border.fits == (Paired(9, 1, 2, 3, 4), Paired())
     killed, resumed, taken = (Learner(made.model, made.train, made.full, LENGTH) for _ in range(3))
     full_files.as_at_border(killed, border)
     place = Epoch(killed, some[:350])

@@ -1,6 +1,7 @@
 """Which samples make a day."""
 
 from trainer.days import Days
+from trainer.gate import K, Paired
 
 HOUR = 3_600_000
 NOON = 1_650_888_000_000  # 2022-04-25T12:00:00Z
@@ -89,3 +90,44 @@ def test_a_full_update_out_of_turn() -> None:
     day, since = days.ask([], keep=False)
     assert (day.places(), since.places()) == ([(0, 0), (0, 2)], [])
     assert len(days.offset) == 0
+
+
+def test_hits_go_with_the_samples_of_a_day() -> None:
+    """Popularity's and the model's hits of each day taken and of the one before; what was not ranked does not count.
+
+    A sample of tomorrow read today is tomorrow's, and small days are taken together, as for the full update.
+    """
+    days = Days("UTC", 2)
+    days.passed(NOON)
+
+    def add(hour: int, rank: int, popularity_rank: int) -> None:
+        days.add(0, hour, NOON + hour * HOUR, rank, popularity_rank)
+
+    assert days.fits == (Paired(), Paired())
+    for hour, rank, popularity_rank in [(0, K, K + 1), (1, K + 1, K), (13, 1, 1), (2, 0, 0), (3, 9, 9)]:
+        add(hour, rank, popularity_rank)
+    assert days.passed(NOON + 13 * HOUR)
+    days.take()
+    first = Paired(samples=3, served=2, candidate=2, only_served=1, only_candidate=1)
+    assert days.fits == (first, Paired())
+    assert not days.passed(NOON + 36 * HOUR)  # one sample: not enough
+    add(37, 700, 3)
+    again = Days("UTC", 2)
+    again.load(days.state())
+    assert again.fits == days.fits
+    assert again.passed(NOON + 60 * HOUR)
+    again.take()
+    assert again.fits == (Paired(samples=2, served=2, candidate=1, only_served=1, only_candidate=0), first)
+
+
+def test_a_checkpoint_without_hits_is_read() -> None:
+    """One of an earlier release: its samples count as not ranked."""
+    days = Days("UTC", 1)
+    days.passed(NOON)
+    added(days, 0, 1)
+    old = {name: array for name, array in days.state().items() if name not in {"hits", "fits"}}
+    again = Days("UTC", 1)
+    again.load(old)
+    assert again.passed(NOON + 24 * HOUR)
+    assert len(again.take()[0].offset) == 2
+    assert again.fits == (Paired(), Paired())

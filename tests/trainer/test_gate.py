@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainer.gate import Paired, Vectors, dropped, flooded, judge, looked_at, unfit, unsound
+from trainer.gate import Paired, Vectors, dropped, flooded, judge, looked_at, nobodys_taste, unfit, unsound
 
 GOOD = Vectors(finite=True, longest=1.0, directed=90, items=100)
 
@@ -112,6 +112,30 @@ def test_a_flood_is_named() -> None:
     """A day is refused when one item has more than the share that is believed, and the line names it."""
     assert flooded("i7", 0.3, 1_000, 0.3) == ""
     assert "item i7 has 50 % of the day's 1000 samples, at most 30 %" in flooded("i7", 0.5, 1_000, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("day", "before", "believed"),
+    [
+        ((300, 200, 500, 9_000), (200, 400, 500, 8_900), False),  # behind popularity, the day before ahead
+        ((300, 200, 500, 9_000), (400, 200, 500, 8_900), True),  # behind both days: it must be able to learn again
+        ((300, 200, 500, 9_000), (0, 0, 0, 0), True),  # the first day
+        ((200, 300, 500, 9_000), (200, 400, 500, 8_900), True),  # ahead both days
+        ((260, 200, 500, 9_040), (200, 400, 500, 8_900), True),  # behind by chance: 60 of 460, 2.8 standard errors
+        ((270, 200, 500, 9_030), (200, 400, 500, 8_900), False),  # 70 of 470: 3.2
+        ((300, 200, 500, 9_000), (200, 260, 500, 9_040), True),  # ahead by chance the day before
+        ((0, 0, 0, 0), (200, 400, 500, 8_900), True),  # nothing was scored
+    ],
+)
+def test_a_day_of_nobodys_taste(
+    day: tuple[int, int, int, int], before: tuple[int, int, int, int], *, believed: bool
+) -> None:
+    """A day is refused when popularity beat the model on it beyond chance, and the model popularity the day before."""
+    reason = nobodys_taste(paired(*day), paired(*before))
+    assert (reason == "") == believed
+    if not believed:
+        assert "for popularity, on 10000 samples" in reason
+        assert "the day before it was +0.0200" in reason
 
 
 def test_deltas_stop_on_a_drop() -> None:
