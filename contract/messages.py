@@ -133,12 +133,13 @@ class Advance(Struct, frozen=True, array_like=True, gc=False):
 
 
 class Marker(Struct, frozen=True, array_like=True, tag="marker", gc=False):
-    """How far a partition is: written in a transaction in which its progress, idle flag or advances changed."""
+    """How far a partition is: written in a transaction that changed its progress, idle flag or advances, or deleted."""
 
     progress_ms: int | None  # the larger M_x; None before the first valid event
     idle: bool  # every input of the join is idle
     advances: list[Advance] = []  # made in this transaction, in order
     arrival_ms: int = 0  # newest arrival among the records of this transaction
+    deleted: list[str] = []  # users whose history this transaction deleted; compaction takes other traces
 
 
 SampleRecord = Sample | HardNegatives | Marker

@@ -9,8 +9,8 @@ so that memory is bounded by a slice (beside dead letters and items, which are f
     outcomes, histories, popularity, dead letters ───────────────────────┘
 
 The settings must be those that the namespace has had from its beginning. Histories of users that were deleted are left
-out: a deletion acts when it is read, which no log tells. Whoever was deleted is known from the tombstones on `profiles`
-and `histories`.
+out: a deletion acts when it is read, which no log tells. Whoever was deleted stands in the markers, and in tombstones
+on `profiles` and `histories`, which compaction takes once the user has come back.
 """
 
 from collections.abc import Iterator
@@ -107,6 +107,7 @@ class _Audit:
             match _samples.decode(value):
                 case Marker() as marker:
                     self._advances[partition] += marker.advances
+                    self._deleted.update(marker.deleted)
                 case Sample() as sample:
                     self._slices.keep("samples", partition, sample.user_id, 0, 0, value)
                 case HardNegatives() as drops:

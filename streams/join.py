@@ -164,8 +164,8 @@ class Join:
     # ---- users
 
     def forget_user(self, user_id: str) -> None:
-        """Delete a user's history; the next batch tombstones it."""
-        self._output.histories.forget(user_id)
+        """Delete a user's history; the next batch tombstones it, and its marker says so."""
+        self._output.forget_user(user_id)
 
     def restore(self, histories: Iterable[tuple[str, History]], popularity: Iterable[tuple[str, Popularity]]) -> None:
         """Take over what the compacted topics hold, before the first record."""

@@ -23,6 +23,7 @@ class Output:
         self.outcomes: list[Outcome] = []
         self.dead_letters: list[DeadLetter] = []
         self.advances: list[Advance] = []
+        self.deleted: list[str] = []  # users
         self.arrival_ms = 0  # newest of this batch
         self.is_idle = False
         self._marked: tuple[int, bool] | None = (NEVER, False)  # progress and idle flag of the last marker
@@ -61,6 +62,11 @@ class Output:
         )
         self.totals["outcomes"] += 1
 
+    def forget_user(self, user_id: str) -> None:
+        """Delete a user's history."""
+        self.histories.forget(user_id)
+        self.deleted.append(user_id)
+
     def dead_letter(self, source: Source, offset: int, reason: str, text: str, raw: Any) -> None:
         """Give a record up."""
         if not self.silent:
@@ -82,9 +88,9 @@ class Output:
         """Everything since the last take, given M (the larger one) now."""
         now = (progress_ms, self.is_idle)
         marker = None
-        if self.advances or self._marked != now:
+        if self.advances or self.deleted or self._marked != now:
             known = None if progress_ms == NEVER else progress_ms
-            marker = Marker(known, self.is_idle, self.advances, self.arrival_ms)
+            marker = Marker(known, self.is_idle, self.advances, self.arrival_ms, self.deleted)
         batch = Batch(
             self.samples,
             self.outcomes,
@@ -93,6 +99,6 @@ class Output:
             self.popularity.take(),
             marker,
         )
-        self.samples, self.outcomes, self.dead_letters, self.advances = [], [], [], []
+        self.samples, self.outcomes, self.dead_letters, self.advances, self.deleted = [], [], [], [], []
         self._marked, self.arrival_ms = now, 0
         return batch

@@ -43,7 +43,7 @@ class Batch:
     dead_letters: list[DeadLetter]
     histories: dict[str, History | None]  # by user; None: a tombstone
     popularity: dict[str, Popularity]  # by item, absolute
-    marker: Marker | None  # when progress, the idle flag or the advances changed
+    marker: Marker | None  # when progress, the idle flag or the advances changed, or a user was deleted
 
 
 class Commit(NamedTuple):

@@ -12,6 +12,7 @@ from contract import kafka
 from contract.settings import Settings
 from tests.faults.traffic import Sent, Traffic
 
+COMPACTED = ("items", "users")
 TICK_S = 0.02
 QUIET = logging.getLogger("tests.faults.quiet")  # a broker that is away is no news here
 QUIET.setLevel(logging.CRITICAL + 1)
@@ -33,6 +34,7 @@ class Feeder:
         self.sent: Counter[str] = Counter()
         self.acknowledged: Counter[str] = Counter()
         self.ends: dict[tuple[str, int], int] = {}  # offset after the last acknowledged record, by topic and partition
+        self.newest: dict[tuple[str, bytes], tuple[int, int]] = {}  # partition, offset last acknowledged, of COMPACTED
         self.failed: list[str] = []
 
     def start(self) -> None:
@@ -74,7 +76,11 @@ class Feeder:
             if error is None:
                 self.acknowledged[record.topic] += 1
                 at = record.topic, cast("int", message.partition())
-                self.ends[at] = max(self.ends.get(at, 0), cast("int", message.offset()) + 1)
+                offset = cast("int", message.offset())
+                self.ends[at] = max(self.ends.get(at, 0), offset + 1)
+                if record.topic in COMPACTED and record.key is not None:
+                    before = self.newest.get((record.topic, record.key), (at[1], -1))
+                    self.newest[record.topic, record.key] = max(before, (at[1], offset))
             else:
                 self.failed.append(str(error))
 

@@ -162,7 +162,10 @@ def test_an_idle_input_holds_nobody_up(settings: SettingsFactory) -> None:
 
 
 def test_a_deleted_user_has_no_history(settings: SettingsFactory) -> None:
-    """A tombstone on profiles tombstones the user's history, in a transaction of the loop; others keep theirs."""
+    """A tombstone on profiles tombstones the user's history, in a transaction of the loop; others keep theirs.
+
+    The marker names who was deleted: once the user is back, compaction takes both tombstones, and the audit must know.
+    """
     made = settings(**SHORT)
     kafka.create_topics(made)
     shown = [("exposures", Exposure("r", user, START_MS, ["i1"])) for user in ("u1", "u2")]
@@ -177,6 +180,8 @@ def test_a_deleted_user_has_no_history(settings: SettingsFactory) -> None:
         kafka.produce(producer, made.names.topic("profiles"), None, b"u1")
         producer.flush(10)
         wait(lambda: {u for part in latest(made, "histories", History).values() for u in part} == {"u2"})
+    markers = [record for _, record in written(made, "samples", SampleRecord) if isinstance(record, Marker)]
+    assert [user for marker in markers for user in marker.deleted] == ["u1"]
 
 
 def test_a_record_that_the_core_cannot_take_is_isolated(
