@@ -41,7 +41,7 @@ def look(root: Path) -> FullRequest | None:
         found = msgspec.msgpack.decode((root / NAME).read_bytes(), type=FullRequest)
     except FileNotFoundError:
         return None
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         found = None
     if found is None or len(found.partition) != len(found.offset):
         take(root)

@@ -200,7 +200,7 @@ def decode_chunk(value: bytes) -> Chunk:
     """Decode and check one record; BadInputError when the bytes are not what their crc says."""
     try:
         chunk: Chunk = _chunk.decode(value)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadInputError(f"a chunk on updates does not decode: {error}") from None
     if chunk.sum != chunk.crc32:
         raise BadInputError(f"version {chunk.version} sequence {chunk.sequence} chunk {chunk.chunk}: crc32 differs")

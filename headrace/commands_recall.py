@@ -68,7 +68,7 @@ def _ask(path: str, query: dict[str, Any], set_: list[str] | None) -> dict[str, 
         if error.code in CLIENT_ERRORS:
             raise BadInputError(f"the recall server refused: {_reason(error.read())}") from None
         raise UnreachableError(f"the recall server answered {error.code}: {_reason(error.read())}") from None
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         reason = getattr(error, "reason", error)
         raise UnreachableError(
             f"the recall server at {ports.asked(server.host)}:{server.port} does not answer ({reason}): "
@@ -82,7 +82,7 @@ def _reason(body: bytes) -> str:
 
     try:
         return str(msgspec.json.decode(body)["error"])
-    except (msgspec.DecodeError, KeyError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
         return body[:200].decode(errors="replace")
 
 

@@ -133,7 +133,7 @@ def _told(settings: Settings, pointer: Served) -> Switched:
 
 
 def _answers_from(settings: Settings, pointer: Served) -> bool:
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
+    with contextlib.suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError):
         with ports.page(settings.server.host, settings.server.port, "/version", 2) as answer:
             told = msgspec.json.decode(answer.read())
         return bool(told["namespace"] == pointer.namespace and told["version"] >= pointer.version)

@@ -78,7 +78,7 @@ def watched(settings: Settings) -> dict[Place, list[Look]]:
     try:
         with ports.page(settings.pages_host, settings.streams.port, "/lag", PAGE_TIMEOUT_S) as answer:
             rows = msgspec.json.decode(answer.read(), type=list[_Watched])
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return {}
     ours = {settings.names.group(role) for role in groups.READS}
     return {(row.group, row.topic, row.partition): row.looks for row in rows if row.group in ours}

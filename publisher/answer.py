@@ -166,11 +166,11 @@ def _decoded(values: UserValues) -> tuple[History, Mapping[str, Any], list[str]]
     broken = []
     try:
         history = _history.decode(values.history) if values.history is not None else history
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         broken.append(f"the user's history does not decode: {error}")
     try:
         profile = _user.decode(values.profile).features if values.profile is not None else profile
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         broken.append(f"the user's profile does not decode: {error}")
     return history, profile, broken
 

@@ -296,8 +296,10 @@ class Publisher:
 
     def _take_pointer(self, record: Message) -> None:
         value, self.control_from = record.value(), int(record.offset() or 0) + 1
-        if record.key() == control.KEY and value is not None:
-            self.pointer = control.decode(bytes(value))
+        if record.key() != control.KEY or value is None:
+            return
+        if (pointer := control.decode(bytes(value))) is not None:
+            self.pointer = pointer
             self.store.mirror(self.pointer)
             log.get().info("served", namespace=self.pointer.namespace, version=self.pointer.version)
 

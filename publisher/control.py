@@ -2,8 +2,10 @@
 
 import time
 
+import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message
 
+from contract import log
 from contract.errors import RefusedError, UnreachableError
 from contract.kafka import create_topics, produce, producer, read_to_end
 from contract.messages import Served, decoder, encode
@@ -15,9 +17,13 @@ KEY = b"served"
 _served = decoder(Served)
 
 
-def decode(value: bytes) -> Served:
-    """Pointer of a record's value."""
-    pointer: Served = _served.decode(value)
+def decode(value: bytes) -> Served | None:
+    """Pointer of a record's value; None, and a line, when it is none: the pointer before it stands."""
+    try:
+        pointer: Served = _served.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        log.get().error("control_refused", reason=f"a served pointer was wanted, a record came that is none: {error}")
+        return None
     return pointer
 
 
@@ -27,7 +33,7 @@ def pointer_of(settings: Settings) -> Served | None:
     for message in read_to_end(settings.kafka, settings.names.topic("control"), [0]):
         value = message.value()
         if message.key() == KEY:
-            last = None if value is None else decode(bytes(value))
+            last = None if value is None else decode(bytes(value)) or last
     return last
 
 

@@ -148,7 +148,7 @@ class Follower:
         if message.key() != control.KEY or value is None:
             return
         pointer = control.decode(bytes(value))
-        if pointer != self.pointer:
+        if pointer is not None and pointer != self.pointer:
             self.pointer = pointer
             self._wanted_since = time.monotonic()
             if self._next is not None or self._from_topic:

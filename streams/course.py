@@ -55,7 +55,7 @@ def load(files: Path) -> Plan | None:
         return msgspec.json.decode((files / FILE).read_bytes(), type=Plan)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DataLossError(
             f"{files / FILE} cannot be read ({error}): without it the backfill does not know where to stop; "
             "drop the namespace (`headrace drop NAME`) and replay it anew"

@@ -141,14 +141,14 @@ def _read(path: Path) -> tuple[Manifest, Packed]:
     try:
         tensors = {name: t.clone() for name, t in load_tensors(data["tensors.safetensors"]).items()}
         return manifest, Packed(tensors, msgspec.msgpack.decode(data["plain.msgpack"]))
-    except (SafetensorError, msgspec.DecodeError, KeyError) as error:
+    except (SafetensorError, msgspec.DecodeError, UnicodeDecodeError, KeyError) as error:
         raise DataLossError(f"{path}: {error}") from None
 
 
 def _manifest(path: Path) -> Manifest | None:
     try:
         found = msgspec.json.decode((path / "manifest.json").read_bytes(), type=Manifest)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
     return found if found == found.checked() else None
 

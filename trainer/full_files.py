@@ -134,7 +134,7 @@ def tidy(root: Path, under_way: int | None) -> None:
 def _outcome(path: Path) -> str:
     try:
         return str(msgspec.json.decode((path / "verdict.json").read_bytes())["outcome"])
-    except (OSError, msgspec.DecodeError, KeyError, TypeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
         return ""
 
 

@@ -90,3 +90,7 @@ def test_a_flipped_bit_is_refused() -> None:
         decode_chunk(encode(msgspec.structs.replace(chunk, sequence=6)))
     with pytest.raises(BadInputError, match="does not decode"):
         decode_chunk(b"\xc1garbage")
+    whole = encode(chunk)
+    for at in range(0, len(whole), 1 + len(whole) // 300):
+        with pytest.raises(BadInputError):
+            decode_chunk(whole[:at] + bytes([whole[at] ^ 128]) + whole[at + 1 :])

@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+
 from contract import kafka
 from contract.settings import Settings, load
+from contract.topics import TOPICS
 from headrace import local_kafka, local_redis, ports
 from headrace.process import wait_until
 from tests.faults.feeder import Feeder
@@ -26,6 +29,7 @@ DISK_MB = 512
 BORDER_AFTER_S = 15  # the event day ends so long after the stream begins
 DAY_MS = 86_400_000
 SERVED_S = 90.0
+SEGMENT_MS = "60000"  # after which compaction may take what a later record of the key has replaced
 CAUGHT_UP_S = 120.0
 SETTINGS = {
     "kafka.partitions": PARTITIONS,
@@ -155,6 +159,7 @@ def running(home: Path, seed: int, rate: float, *, is_tmpfs: bool) -> Iterator[B
         fleet.add("kafka", local_kafka.command(home / "kafka", kafka_port, controller), kafka_port)
         fleet.add("redis", local_redis.command(bench.redis_home, redis_port), redis_port)
         kafka.create_topics(settings)
+        _compact_soon(settings)
         fleet.watch()
         for role, slots in (("streams", WORKERS), ("trainer", 1), ("publisher", 1), ("server", SERVERS)):
             for slot in range(slots):
@@ -167,6 +172,18 @@ def running(home: Path, seed: int, rate: float, *, is_tmpfs: bool) -> Iterator[B
         bench.prober.stop()
         bench.recoveries.stop()
         fleet.stop()
+
+
+def _compact_soon(settings: Settings) -> None:
+    """Let the compacted topics lose their older records within a run of some minutes, as they do within a day."""
+    client, changes = kafka.admin(settings.kafka), []
+    for topic in TOPICS:
+        if topic.compacted:
+            entry = ConfigEntry("segment.ms", SEGMENT_MS, incremental_operation=AlterConfigOpType.SET)
+            name = settings.names.topic(topic.name)
+            changes.append(ConfigResource(ResourceType.TOPIC, name, incremental_configs=[entry]))
+    for future in client.incremental_alter_configs(changes).values():
+        future.result(10)
 
 
 def _wait_for_answers(bench: Bench) -> None:

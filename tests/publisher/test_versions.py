@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.messages import Served
+from contract.messages import Served, encode
+from publisher.control import decode
 from publisher.versions import Verdict, expired, freshness, judge, serve, should_serve
 
 APPLIED = {2: 40, 3: 7}
@@ -81,3 +82,11 @@ def test_freshness_needs_a_newer_click() -> None:
     assert freshness(first, 1_000, 9_000_000) == first
     assert freshness(first, 900, 9_000_000) == first
     assert freshness(first, 2_000, 2_500) == (2_000, 500)
+
+
+@pytest.mark.parametrize("value", [b"", b"\xc1", b"garbage", encode(Served("live", 4, 3, 0))[:-1], b"\x92\x01\xa1b"])
+def test_what_is_no_pointer_is_none(value: bytes) -> None:
+    """Bytes on `control` that are no served pointer are passed over; also such that hold no UTF-8."""
+    assert decode(value) is None
+    assert decode(encode(Served("li\xe9ve", 4, 3, 0)).replace(b"\xc3", b"\xff")) is None
+    assert decode(encode(Served("live", 4, 3, 0))) == Served("live", 4, 3, 0)

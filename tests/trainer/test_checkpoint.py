@@ -67,6 +67,19 @@ def test_any_flipped_digit_of_a_manifest_is_seen(tmp_path: Path) -> None:
         checkpoint.load(tmp_path)
 
 
+def test_any_flipped_bit_of_a_manifest_is_seen(tmp_path: Path) -> None:
+    """Whatever a flipped bit makes of it, no JSON or no UTF-8 among it: it is refused, and the one before is used."""
+    checkpoint.save(tmp_path, manifest(15), packed(1))
+    path = checkpoint.save(tmp_path, manifest(16), packed(2)) / "manifest.json"
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        for bit in (1, 16, 128):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
+            loaded = checkpoint.load(tmp_path)
+            assert loaded is not None
+            assert loaded[0].samples == 15, path.read_bytes()
+
+
 def test_none_whole_is_loud(tmp_path: Path) -> None:
     """Where there were checkpoints and none can be read, learning does not silently begin anew."""
     path = checkpoint.save(tmp_path, manifest(1), packed(1))
