@@ -3,9 +3,10 @@
 Runs alone: starts a Kafka of its own, fills `exposures` and `clicks`, then in turn (interleaved, so that the machine's
 moods hit both) reads them with the whole loop, each time in a new namespace, and with the comparator: the same fetch,
 one transaction per commit interval with offsets, and every click's bytes produced again, but no decoding, no join, no
-state. Prints one JSON line; medians of all rounds.  python benchmarks/bench_streams.py [EVENTS] [ROUNDS]
+state. Prints one JSON line; medians of all rounds.
 """
 
+import argparse
 import contextlib
 import json
 import random
@@ -120,8 +121,13 @@ def copied(settings: Settings, events: int, group: str) -> tuple[float, float]:
     return used
 
 
-def main(events: int, rounds: int) -> None:
+def main() -> None:
     """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=200_000)
+    parser.add_argument("--rounds", type=int, default=7)
+    asked = parser.parse_args()
+    events, rounds = asked.events, asked.rounds
     results: dict[str, list[tuple[float, float]]] = {"join": [], "copy": []}
     log.set_up("bench", "warning")
     with broker() as address, tempfile.TemporaryDirectory() as data:
@@ -139,4 +145,4 @@ def main(events: int, rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200_000, int(sys.argv[2]) if len(sys.argv) > 2 else 7)
+    main()
